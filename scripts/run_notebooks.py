@@ -3,6 +3,7 @@
 Cells flagged as nbdev does (`slow`, `cuda`, `notest`, `eval: false`) are left as they are, unless the flag is named in `--flags`.
 """
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 FLAGS = {"slow", "cuda", "notest"}
+os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning:torch.jit._script")  # of a dependency, nothing a reader can act on
 
 
 def skipped(cell, flags: set[str]) -> bool:

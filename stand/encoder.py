@@ -35,13 +35,14 @@ def _lite0_weights() -> dict[str, Tensor]:  # state of timm's tf_efficientnet_li
 def load_body(
     encoder: str = DEFAULT_ENCODER,  # "efficientnet_lite0" (offline), or the name of any timm model with feature maps
 ) -> nn.Module:  # in evaluation mode; maps (n, 3, h, w) normalised RGB to a list of (n, channels, h / stride, w / stride)
-    "Load a pretrained convolutional body that gives feature maps at strides 2, 4, 8, ..."
+    "Load a pretrained convolutional body that gives feature maps at strides 2, 4, 8 and 16."
+    depth = dict(features_only=True, out_indices=(0, 1, 2, 3))  # strides 2, 4, 8, 16; what is deeper is not computed
     if encoder == DEFAULT_ENCODER:
-        body, weights = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True), _lite0_weights()
+        body, weights = timm.create_model("tf_efficientnet_lite0", pretrained=False, **depth), _lite0_weights()
         body.load_state_dict({name: weights[name] for name in body.state_dict()})
         return body.eval()
     if encoder.split(".")[0] not in timm.list_models(): raise unknown_name("encoder", encoder, [DEFAULT_ENCODER, *timm.list_models()])
-    try: return timm.create_model(encoder, pretrained=True, features_only=True).eval()
+    try: return timm.create_model(encoder, pretrained=True, **depth).eval()
     except Exception as error:  # timm and its hub raise many kinds; all mean that there is no such network here
         raise StandError(
             f"encoder {encoder!r}: no pretrained feature maps to be had ({type(error).__name__}: {str(error)[:200]}); "
@@ -49,7 +50,7 @@ def load_body(
         ) from error
 
 # %% ../nbs/05_encoder.ipynb #sample-maps
-WINDOWS = {4: (3,), 8: (1, 3), 16: (1, 3), 32: (1, 3)}  # stride: window sides, in map pixels
+WINDOWS = {4: (3,), 8: (1, 3), 16: (1, 3, 7)}  # stride: window sides, in map pixels
 
 
 def sample_maps(
