@@ -181,7 +181,7 @@ def _load_instanseg(weights: str | os.PathLike | None) -> Callable:
     try: from instanseg import InstanSeg
     except ImportError as error:
         raise StandError("method 'instanseg' needs its network: give weights= or set STAND_INSTANSEG to the "
-                         "TorchScript file instanseg.pt of 'brightfield_nuclei', or pip install instanseg-torch") from error
+                         "TorchScript file of 'brightfield_nuclei', or pip install instanseg-torch") from error
     return InstanSeg("brightfield_nuclei", verbosity=0).instanseg.eval()
 
 
