@@ -1,1 +1,32 @@
+"""ST-AnD: the gene expression of every nucleus in an H&E image, learned from spatial transcriptomics.
+
+Public names are loaded when first used, so that `import stand` is quick.
+"""
 __version__ = "0.1.0"
+
+from importlib import import_module as _import_module
+
+_MODULE_OF = {
+    "Section": "core", "StandError": "core",
+    "Slide": "slide", "open_slide": "slide",
+    "read_st": "io", "read_visium": "spaceranger", "read_visium_hd": "spaceranger", "read_xenium": "formats", "read_section": "formats",
+    "segment_image": "nuclei", "segment_nuclei": "nuclei", "spot_overlaps": "overlap",
+    "encode_nuclei": "encoder",
+    "load_model": "model", "STDataLoaders": "learner", "stand_learner": "learner",
+    "predict_nuclei": "deconvolution", "deconvolve": "deconvolution", "predict_spots": "deconvolution",
+    "credible_interval": "deconvolution", "expression": "deconvolution",
+    "plot_gene": "plot", "run": "cli",
+}
+_MODULES = {"core", "slide", "io", "datasets", "nuclei", "encoder", "likelihood", "model", "learner", "deconvolution", "plot", "cli"}
+
+__all__ = sorted({*_MODULE_OF, *_MODULES} - {"cli", "core"})
+
+
+def __getattr__(name: str):
+    "Import the module that holds a public name when it is first asked for."
+    if name in _MODULES: return _import_module(f".{name}", __name__)
+    if name in _MODULE_OF: return getattr(_import_module(f".{_MODULE_OF[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__(): return [*globals(), *__all__]

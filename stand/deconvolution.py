@@ -141,7 +141,9 @@ def predict_spots(
     overlaps = spot_overlaps(section).tocsc()
     n_nuclei = np.diff(overlaps.indptr)
     rows = gene_index(genes, model.info.genes) if genes is not None else np.arange(len(model.info.genes))
-    programs = [overlaps[:, n_nuclei > 0].T @ _decode(member, model, section)[0] for member in model.members]  # (n_spots, n_programs + 1)
+    under = (overlaps[:, n_nuclei > 0] > 0).astype(np.float32).T.tocsr()
+    features = under @ section.features / n_nuclei[n_nuclei > 0, None]  # (n_spots, n_features)
+    programs = [_to_total(overlaps[:, n_nuclei > 0].T @ _decode(m, model, section)[0], features, m, model, section) for m in model.members]
     total = np.mean([p.sum(1) for p in programs], 0)
     kept, phi = np.split(_programs(model)[rows], len(programs), axis=1), _phi(model)[rows]
     means = [p @ b.T for p, b in zip(programs, kept)]
@@ -153,6 +155,15 @@ def predict_spots(
     spots.layers.update(mean=spots.X, proportion=(mean / total[:, None]).astype(np.float32), lognorm=lognorm.astype(np.float32))
     spots.uns["spots_without_nuclei"] = _without_nuclei(section, n_nuclei)
     return spots
+
+
+@torch.no_grad()
+def _to_total(programs: np.ndarray, features: np.ndarray, member: StandModel, model: TrainedModel, section: Section) -> np.ndarray:
+    "Scale spots' expected counts by program (n_spots, n_programs + 1) to the totals that the spots' image lets expect."
+    known = section.name in model.info.sections
+    base = member.log_total[model.info.sections.index(section.name)] if known else member.log_total.mean()
+    log_total = member.encoder.whiten(torch.from_numpy(features.astype(np.float32))) @ member.depth_weight + base
+    return programs / programs.sum(1, keepdims=True) * log_total.exp().numpy()[:, None]
 
 
 def _without_nuclei(section: Section, n_nuclei: np.ndarray) -> np.ndarray:

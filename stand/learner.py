@@ -163,7 +163,7 @@ class Ensemble(nn.Module):
 class SpotLoss(nn.Module):
     "Mean negative log likelihood of spots plus `kl_weight` times the divergence of latent points, averaged over members."
 
-    def __init__(self, kl_weight: float = 0.02):
+    def __init__(self, kl_weight: float = 0.1):
         super().__init__()
         self.kl_weight = kl_weight
 
@@ -203,7 +203,7 @@ class ProportionPearson(Callback):
 
     def after_pred(self):
         if self.training or not len(self.yb): return
-        self.predicted.append(sum(p.profile / p.profile.sum(1, keepdim=True) for p in self.pred).cpu().numpy())
+        self.predicted.append(sum(p.profile for p in self.pred).cpu().numpy())
         self.observed.append(self.yb[0].cpu().numpy())
 
     def after_validate(self):
@@ -219,10 +219,11 @@ def _proportion_pearson(learn: Learner) -> float | None: return learn.proportion
 
 def stand_learner(
     dls: STDataLoaders,
-    n_programs: int = 12,  # programs to mix; fewer if there are not enough training spots
+    n_programs: int = 16,  # programs to mix; fewer if there are not enough training spots
     ensemble: int = 1,  # models trained side by side; 5 are a little better and take five times as long
     seed: int = 0,  # for starting values, dropout and the order of the spots
-    kl_weight: float = 0.02,  # weight of the latent points' divergence from their prior
+    kl_weight: float = 0.1,  # weight of the latent points' divergence from their prior
+    n_leading: int = 1000,  # this many genes with the most counts teach the image encoder, the others only follow
     **settings,  # of `StandModel`: n_components, n_hidden, n_latent, dropout, ambient
 ) -> Learner:
     "Make a fastai Learner for spots; its programs start from a factorisation of the training spots."
@@ -234,11 +235,13 @@ def stand_learner(
     settings |= dict(n_features=n_features, n_genes=len(dls.genes), n_sections=len(dls.sections),
                      n_programs=min(n_programs, len(train), len(dls.genes)))
     in_spot = np.bincount(which, bags.overlap[pairs], len(train))
+    spot_features = csr_matrix((np.ones(len(which), np.float32), (which, bags.nucleus[pairs])), (len(train), len(bags.features))) @ bags.features
+    spot_features /= np.bincount(which)[:, None]
     members = []
     for i in range(ensemble):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed * 1000 + i)
-            members.append(start_model(StandModel(**settings), bags.features, counts, in_spot, bags.section[train], seed * 1000 + i))
+            members.append(start_model(StandModel(**settings), bags.features, counts, spot_features, in_spot, bags.section[train], seed * 1000 + i, n_leading))
     learn = Learner(dls, Ensemble(members), loss_func=SpotLoss(kl_weight), cbs=[Seeded(seed), ProportionPearson(), GradientClip(50.0)],
                     model_dir="models")
     learn.info = ModelInfo(list(dls.genes), list(dls.sections), dls.encoder, dls.median_area_um2, settings)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT_VERSION', 'Whitening', 'ImageEncoder', 'GenomicDecoder', 'start_programs', 'SpotPrediction', 'StandModel',
-           'spot_nll', 'start_model', 'ModelInfo', 'TrainedModel', 'load_model']
+           'spot_nll', 'fit_depth', 'start_model', 'ModelInfo', 'TrainedModel', 'load_model']
 
 # %% ../nbs/07_model.ipynb #0985fa1e
 import json
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from sklearn.decomposition import NMF, PCA
+from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 
 from .core import StandError, existing_path, written_whole
@@ -140,7 +141,7 @@ class SpotPrediction(NamedTuple):
     "What one model says about a batch of spots."
 
     programs: Tensor  # (n_spots, n_programs + 1) expected counts by program, without the spot's own efficiency
-    profile: Tensor  # (n_spots, n_genes) expected counts, without the spot's own efficiency
+    profile: Tensor  # (n_spots, n_genes) expected proportions, rows sum to 1
     phi: Tensor  # (n_genes,) inverse dispersions
     tau: Tensor  # () spread of the log of the spots' efficiencies
     kl: Tensor  # () divergence of the latent points from their prior, summed over nuclei, a spot's average
@@ -149,7 +150,7 @@ class SpotPrediction(NamedTuple):
 class StandModel(nn.Module):
     "The generative model of one section after another: nuclei to spots."
 
-    def __init__(self, n_features: int, n_genes: int, n_sections: int, n_programs: int = 12, n_components: int = 64,
+    def __init__(self, n_features: int, n_genes: int, n_sections: int, n_programs: int = 16, n_components: int = 64,
                  n_hidden: int = 256, n_latent: int = 16, dropout: float = 0.1, ambient: float = 0.02):
         super().__init__()
         self.encoder = ImageEncoder(n_features, n_components, n_hidden, n_latent, dropout)
@@ -157,6 +158,9 @@ class StandModel(nn.Module):
         self.log_capture = nn.Parameter(torch.zeros(n_sections))  # log e_m relative to the start, learned per section
         self.log_tau = nn.Parameter(torch.tensor(-1.0))
         self.register_buffer("log_capture_start", torch.zeros(n_sections))  # log counts an average nucleus gives
+        self.register_buffer("leading", torch.ones(n_genes, dtype=torch.bool))  # genes that teach the image encoder
+        self.register_buffer("depth_weight", torch.zeros(n_components))  # see `fit_depth`
+        self.register_buffer("log_total", torch.zeros(n_sections))  # mean log counts of a section's spots
 
     def nuclei(
         self,
@@ -184,7 +188,8 @@ class StandModel(nn.Module):
         given = use * (overlap * log_size.exp())[:, None]  # (n, n_programs + 1)
         spots = torch.zeros(len(section), use.shape[1], device=use.device).index_add(0, spot, given)
         spots = spots * self.capture()[section][:, None]  # (n_spots, n_programs + 1)
-        profile = spots @ self.decoder.programs()  # (n_spots, n_genes)
+        share, programs = spots / spots.sum(1, keepdim=True), self.decoder.programs()
+        profile = torch.where(self.leading, share @ programs, share.detach() @ programs)  # (n_spots, n_genes)
         return SpotPrediction(spots, profile, self.decoder.phi(), self.log_tau.exp(), kl.sum() / len(section))
 
 # %% ../nbs/07_model.ipynb #spot-nll
@@ -193,21 +198,40 @@ def spot_nll(
     counts: Tensor,  # (n_spots, n_genes) measured
 ) -> Tensor:  # (n_spots,) negative log likelihood: composition given the total, and the total
     "Score spots under the model, their own efficiency integrated out."
-    total, expected = counts.sum(1).clamp(min=1), predicted.profile.sum(1).clamp(min=1e-8)
+    total, expected = counts.sum(1).clamp(min=1), predicted.programs.sum(1).clamp(min=1e-8)
     log_ratio = torch.log(total / expected)
-    mean = (predicted.profile * log_ratio.exp()[:, None]).clamp(min=1e-8)
+    mean = (predicted.profile * total[:, None]).clamp(min=1e-8)
     variance = predicted.tau**2 + 1 / total
     depth = 0.5 * (log_ratio**2 / variance + torch.log(2 * torch.pi * variance))
     return depth - nb_log_prob(counts, mean, predicted.phi).sum(1)
+
+# %% ../nbs/07_model.ipynb #fit-depth
+def fit_depth(
+    model: StandModel,  # whitening fitted
+    spot_features: np.ndarray,  # (n_spots, n_features) mean features of each spot's nuclei
+    counts: np.ndarray,  # (n_spots, n_genes)
+    section: np.ndarray,  # (n_spots,) int
+) -> None:
+    "Learn what a spot's image says about its total count."
+    with torch.no_grad(): x = model.encoder.whiten(torch.from_numpy(spot_features)).numpy()
+    log_total = np.log(counts.sum(1) + 1)
+    n = np.maximum(np.bincount(section, minlength=len(model.log_total)), 1)
+    centred = lambda v: v - (np.stack([np.bincount(section, c, len(n)) for c in v.T], 1) / n[:, None])[section]
+    ridge = RidgeCV(alphas=np.logspace(0, 4, 25), fit_intercept=False).fit(centred(x), centred(log_total[:, None])[:, 0])
+    model.depth_weight.copy_(torch.from_numpy(ridge.coef_))
+    offset = np.bincount(section, log_total - x @ ridge.coef_, len(n)) / n
+    model.log_total.copy_(torch.from_numpy(offset))
 
 # %% ../nbs/07_model.ipynb #start-model
 def start_model(
     model: StandModel,
     features: np.ndarray,  # (n_nuclei, n_features) of training nuclei
     counts: np.ndarray,  # (n_spots, n_genes) of training spots with nuclei
+    spot_features: np.ndarray,  # (n_spots, n_features) mean features of each spot's nuclei
     nuclei_in_spot: np.ndarray,  # (n_spots,) sum of overlaps
     section: np.ndarray,  # (n_spots,) int
     seed: int = 0,
+    n_leading: int = 1000,  # this many genes with the most counts teach the image encoder
 ) -> StandModel:  # the same model, ready to be trained
     "Set the starting values that come from the data."
     model.encoder.whiten.fit(features)
@@ -215,6 +239,8 @@ def start_model(
     programs, use = start_programs(counts, n_programs, seed)
     mean_profile = counts.sum(0) + 0.5
     model.decoder.start(programs, mean_profile / mean_profile.sum(), moment_phi(counts, counts.sum(1, keepdims=True) * (use @ programs)))
+    model.leading.copy_(torch.from_numpy(counts.sum(0) >= np.sort(counts.sum(0))[-min(n_leading, counts.shape[1])]))
+    fit_depth(model, spot_features, counts, section)
     sums = lambda values: np.bincount(section, values, len(model.log_capture))
     model.log_capture_start.copy_(torch.from_numpy(np.log((sums(counts.sum(1)) + 1) / (sums(nuclei_in_spot) + 1))))
     return model
