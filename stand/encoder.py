@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['DEFAULT_ENCODER', 'WINDOWS', 'load_body', 'sample_maps', 'normalised', 'best_device', 'encode_nuclei']
 
-# %% ../nbs/05_encoder.ipynb #55430944
+# %% ../nbs/05_encoder.ipynb #48dc1700
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -107,21 +108,23 @@ def encode_nuclei(
     if tile_px % 32 or halo_px % 32: raise StandError(f"tile_px={tile_px} and halo_px={halo_px} must be multiples of 32, the stride of the body")
     device = device or best_device()
     body = load_body(encoder).to(device, memory_format=torch.channels_last)
-    scale, size = section.mpp / mpp, tile_px + 2 * halo_px
+    strides, scale, size = body.feature_info.reduction(), section.mpp / mpp, tile_px + 2 * halo_px
     points = np.column_stack([section.nuclei.geometry.centroid.x, section.nuclei.geometry.centroid.y]) * scale
     tiles = _by_tile(points, tile_px)
-    origin = lambda tile: (tile[0] * tile_px - halo_px, tile[1] * tile_px - halo_px)
-    read = lambda tile: section.slide.read_scaled(*(v / scale for v in (*origin(tile), size, size)), scale)
+
+    def encode(tile: tuple) -> Tensor:  # (n nuclei of the tile, n_features)
+        x, y = tile[0] * tile_px - halo_px, tile[1] * tile_px - halo_px
+        pixels = normalised(section.slide.read_scaled(x / scale, y / scale, size / scale, size / scale, scale))
+        local = torch.from_numpy(points[tile[2]] - [x, y]).float()
+        with torch.inference_mode(): return sample_maps(body(pixels.to(device)), local.to(device), size, strides).cpu()
+
     features = None
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, tiles[0])
-        for i, tile in enumerate(tqdm(tiles, desc="encoding nuclei", unit="tile", disable=not progress)):
-            pixels, ahead = ahead.result(), reader.submit(read, tiles[min(i + 1, len(tiles) - 1)])
-            local = torch.from_numpy(points[tile[2]] - origin(tile)).float().to(device)
-            with torch.inference_mode():
-                sampled = sample_maps(body(normalised(pixels).to(device)), local, size, body.feature_info.reduction()).cpu().numpy()
+    workers = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) if device == "cpu" else 2
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        encoded = tqdm(pool.map(encode, tiles), total=len(tiles), desc="encoding nuclei", unit="tile", disable=not progress)
+        for (_, _, rows), sampled in zip(tiles, encoded):
             if features is None: features = np.empty((len(points), sampled.shape[1]), np.float32)
-            features[tile[2]] = sampled
+            features[rows] = sampled.numpy()
     return _with_features(section, features, f"{encoder} at {mpp:g} µm/px")
 
 
