@@ -17,7 +17,7 @@ _MODULE_OF = {
     "credible_interval": "deconvolution", "expression": "deconvolution",
     "plot_gene": "plot", "run": "cli",
 }
-_MODULES = {"core", "slide", "io", "datasets", "nuclei", "encoder", "likelihood", "model", "learner", "deconvolution", "plot", "cli"}
+_MODULES = {"core", "slide", "io", "datasets", "nuclei", "encoder", "likelihood", "model", "learner", "deconvolution", "canvas", "plot", "evaluate", "cli"}
 
 __all__ = sorted({*_MODULE_OF, *_MODULES} - {"cli", "core"})
 

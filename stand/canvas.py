@@ -106,7 +106,8 @@ def outline_shapes(
     return Shapes(centre, 2 * np.sqrt(shapely.area(outline) / np.pi), outline)
 
 # %% ../nbs/11a_canvas.ipynb #draw-shapes
-_MIN_PT, _LARGE_PT = 1.3, 4.0  # diameter of nuclei in print, points: drawn at least; with a rim from there on
+_PANEL_PT = 216  # a panel is about 3 inches wide in print; its real size is known only when it is drawn
+_MIN_PT, _LARGE_PT = 1.3, 4.5  # diameter in print, points: drawn at least so large; with a rim from there on
 
 def draw_shapes(
     ax: Axes,  # limits set
@@ -117,7 +118,7 @@ def draw_shapes(
 ) -> Collection:
     "Draw the shapes that reach into a region, coloured by value."
     rows = np.flatnonzero(shapes.within(region))
-    if values is not None: style |= _rim(ax, np.median(shapes.diameter[rows]) if len(rows) else 0, style["alpha"])
+    if values is not None and len(rows): style |= _rim(np.median(shapes.diameter[rows]) / region[2], style["alpha"])
     if shapes.outline is None: marks = _disks(ax, shapes.xy[rows], shapes.diameter[rows], style)
     else:
         rings, part = shapely.get_parts(shapes.outline[rows], return_index=True)
@@ -137,10 +138,9 @@ def _disks(ax: Axes, xy: np.ndarray, diameter: np.ndarray, style: dict) -> Colle
     return EllipseCollection(diameter, diameter, np.zeros(len(xy)), **style)
 
 
-def _rim(ax: Axes, diameter: float, alpha: float) -> dict:
-    "Choose line and opacity of shapes by the size they will have in print."
-    points_per_px = 72 * ax.figure.get_figwidth() * ax.get_position().width / abs(np.diff(ax.get_xlim())[0])
-    printed = diameter * points_per_px  # points
+def _rim(relative: float, alpha: float) -> dict:
+    "Choose line and opacity of shapes by their diameter as a share of the width of the panel."
+    printed = _PANEL_PT * relative
     if printed > _LARGE_PT: return dict(edgecolor="face", linewidth=0.8, alpha=0.65 * alpha)
     return dict(edgecolor="face", linewidth=max(0, _MIN_PT - printed), alpha=alpha)
 
@@ -205,7 +205,7 @@ def find_window(
     if zoom is None: return None
     need(section, "mpp")
     if isinstance(zoom, str) and zoom == "auto":
-        side = min(max(max(frame[2:]) / 16, 15 * np.median(shapes.diameter)), *frame[2:])
+        side = min(np.clip(max(frame[2:]) / 16, *np.multiply((15, 40), np.median(shapes.diameter))), *frame[2:])
         corner = np.minimum(_liveliest(shapes.xy, values, side), np.add(frame[:2], frame[2:]) - side)
         return (*np.maximum(corner, frame[:2]).tolist(), side, side)
     if isinstance(zoom, str) or np.shape(zoom) != (3,) or not zoom[2] > 0:

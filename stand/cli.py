@@ -29,13 +29,13 @@ def _prepared(section: Section, method: str, encoder: str, progress: bool) -> Se
     return encode_nuclei(section, encoder, progress=progress) if section.features is None else section
 
 
-def _trained(section: Section, epochs: int, lr: float, seed: int, progress: bool, **settings) -> Any:
-    "Train on one section; returns the fastai Learner."
+def _trained(section: Section, also: Sequence[str], epochs: int, lr: float, seed: int, progress: bool) -> Any:
+    "Train on one section, with some genes besides those chosen by their counts; returns the fastai Learner."
     from stand.learner import STDataLoaders, stand_learner
 
-    dls = STDataLoaders.from_sections([section], seed=seed)
+    dls = STDataLoaders.from_sections([section], also=also, seed=seed)
     log.info(dls.show_split())
-    learn = stand_learner(dls, seed=seed, **settings)
+    learn = stand_learner(dls, seed=seed)
     with nullcontext() if progress else learn.no_bar(), nullcontext() if progress else learn.no_logging():
         learn.fit_one_cycle(epochs, lr)
     return learn
@@ -66,7 +66,7 @@ def run(
     section: Section | str | Path,  # a section, or what `stand.read_section` can read (a Space Ranger folder, an h5ad)
     out: str | Path | None = None,  # .h5ad to write, pictures `GENE.png` and the folder `model` beside it; by default nothing
     model: Any = None,  # a trained model, a learner, or a model folder; by default one is trained on this section
-    genes: Sequence[str] | None = None,  # genes for X; by default the 1,000 with the most counts
+    genes: Sequence[str] | None = None,  # genes for X, however rare; by default the 1,000 with the most counts
     plot: Sequence[str] = (),  # genes to draw on the tissue
     method: str = "watershed",  # how to find nuclei, see `stand.segment_nuclei`
     encoder: str = "efficientnet_lite0",  # image encoder, see `stand.encode_nuclei`
@@ -94,10 +94,12 @@ def run(
     if isinstance(model, (str, Path)): model = load_model(model)
     if model is None: need(section, "spots", "spot_diameter_um")
     section = _prepared(section, method, trained_model(model).info.encoder.split(" at ")[0] if model else encoder, progress)
-    learn = model or _trained(section, epochs, lr, seed, progress)
+    measured = set() if section.spots is None else set(section.spots.var_names)
+    also = [*(genes or []), *(gene for gene in plot if gene in measured)]
+    learn = model or _trained(section, also, epochs, lr, seed, progress)
     known = trained_model(learn).info.genes
     for gene in plot:
-        if gene not in known: log.warning("gene %r is not among the %d modelled genes and is not drawn", gene, len(known))
+        if gene not in known: log.warning("gene %r was not measured or not modelled (%d genes were) and is not drawn", gene, len(known))
     plot = [gene for gene in plot if gene in known]
     wanted = _wanted_genes(known, section, genes, plot)
     cells = predict_nuclei(learn, section, wanted) if section.spots is None else deconvolve(learn, section, wanted)

@@ -107,6 +107,7 @@ class STDataLoaders(DataLoaders):
         cls,
         sections: Sequence[Section],  # with nuclei and features of one encoder
         genes: Sequence[str] | None = None,  # genes to model; by default see `choose_genes`
+        also: Sequence[str] = (),  # with genes=None: genes to model besides the chosen ones, however rare
         valid_pct: float = 0.15,  # share of the spots held out for validation, 0 to below 1
         seed: int = 0,  # for the split and the order of the spots
         bs: int = 16,  # spots a batch
@@ -119,7 +120,7 @@ class STDataLoaders(DataLoaders):
         rng = np.random.default_rng(seed)
         held_out = [np.sort(rng.permutation(rows)[:round(len(rows) * valid_pct)]) for rows in has]
         training = [np.setdiff1d(rows, out) for rows, out in zip(has, held_out)]
-        if genes is None: genes = choose_genes(sections, training)
+        if genes is None: genes = list(dict.fromkeys([*choose_genes(sections, training), *also]))
         bags = Bags(sections, list(genes))
         offset = np.cumsum([0] + [s.spots.n_obs for s in sections])
         train, valid = (np.concatenate([rows + k for rows, k in zip(part, offset)]) for part in (training, held_out))
