@@ -9,6 +9,7 @@ __all__ = ['log', 'run', 'main']
 import argparse
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -151,6 +152,7 @@ def main(
 ) -> None:
     "Run the command `stand`."
     args = _parser().parse_args(argv)
+    warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # of torch's own parts, nothing a user can act on
     logging.basicConfig(level=logging.WARNING if args.quiet else logging.INFO, format="%(message)s")
     try:
         cells = run(_read(args), args.out, args.model, args.genes, args.plot, args.method, args.encoder, args.epochs,

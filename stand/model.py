@@ -6,8 +6,9 @@
 __all__ = ['FORMAT_VERSION', 'Whitening', 'ImageEncoder', 'GenomicDecoder', 'start_programs', 'SpotPrediction', 'StandModel',
            'spot_nll', 'fit_depth', 'start_model', 'ModelInfo', 'TrainedModel', 'load_model']
 
-# %% ../nbs/07_model.ipynb #0985fa1e
+# %% ../nbs/07_model.ipynb #64a2dfb8
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from sklearn.decomposition import NMF, PCA
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 
@@ -126,7 +128,9 @@ def start_programs(
     profile = counts / total
     top = np.argsort(-counts.sum(0), kind="stable")[:n_top]
     nmf = NMF(n_programs, init="nndsvda", solver="mu", beta_loss="kullback-leibler", max_iter=200, tol=1e-4, random_state=seed)
-    use = nmf.fit_transform(profile[:, top] * 1e4) + 1e-8
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is only a start, training goes on from it
+        use = nmf.fit_transform(profile[:, top] * 1e4) + 1e-8
     mean_profile = profile.mean(0) + 1e-9
     programs = np.tile(mean_profile, (n_programs, 1))
     programs[:, top] = nmf.components_ / 1e4 + 1e-9
