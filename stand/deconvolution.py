@@ -129,6 +129,22 @@ def expression(
     programs = kept["programs"][gene_index(genes, list(kept["genes"]))]
     return pd.DataFrame(cells.obsm["X_programs"] @ programs.T, index=cells.obs_names, columns=genes)
 
+# %% ../nbs/09_deconvolution.ipynb #to-total
+@torch.no_grad()
+def _to_total(programs: np.ndarray, features: np.ndarray, member: StandModel, model: TrainedModel, section: Section) -> np.ndarray:
+    "Scale spots' expected counts by program (n_spots, n_programs + 1) to the totals that the spots' image lets expect."
+    known = section.name in model.info.sections
+    base = member.log_total[model.info.sections.index(section.name)] if known else member.log_total.mean()
+    log_total = member.encoder.whiten(torch.from_numpy(features.astype(np.float32))) @ member.depth_weight + base
+    return programs / programs.sum(1, keepdims=True) * log_total.exp().numpy()[:, None]
+
+
+def _without_nuclei(section: Section, n_nuclei: np.ndarray) -> np.ndarray:
+    "Name the spots that have no nuclei, and say so."
+    names = np.asarray(section.spots.obs_names, dtype=str)[n_nuclei == 0]
+    if len(names): log.warning("section %r: %d of %d spots have no nuclei: %s ...", section.name, len(names), len(n_nuclei), ", ".join(names[:3]))
+    return names
+
 # %% ../nbs/09_deconvolution.ipynb #predict-spots
 def predict_spots(
     model: Learner | TrainedModel,  # trained or loaded
@@ -155,22 +171,6 @@ def predict_spots(
     spots.layers.update(mean=spots.X, proportion=(mean / total[:, None]).astype(np.float32), lognorm=lognorm.astype(np.float32))
     spots.uns["spots_without_nuclei"] = _without_nuclei(section, n_nuclei)
     return spots
-
-
-@torch.no_grad()
-def _to_total(programs: np.ndarray, features: np.ndarray, member: StandModel, model: TrainedModel, section: Section) -> np.ndarray:
-    "Scale spots' expected counts by program (n_spots, n_programs + 1) to the totals that the spots' image lets expect."
-    known = section.name in model.info.sections
-    base = member.log_total[model.info.sections.index(section.name)] if known else member.log_total.mean()
-    log_total = member.encoder.whiten(torch.from_numpy(features.astype(np.float32))) @ member.depth_weight + base
-    return programs / programs.sum(1, keepdims=True) * log_total.exp().numpy()[:, None]
-
-
-def _without_nuclei(section: Section, n_nuclei: np.ndarray) -> np.ndarray:
-    "Name the spots that have no nuclei, and say so."
-    names = np.asarray(section.spots.obs_names, dtype=str)[n_nuclei == 0]
-    if len(names): log.warning("section %r: %d of %d spots have no nuclei: %s ...", section.name, len(names), len(n_nuclei), ", ".join(names[:3]))
-    return names
 
 # %% ../nbs/09_deconvolution.ipynb #refine
 def _refine(programs: np.ndarray, overlaps: csr_matrix, counts: np.ndarray, profiles: np.ndarray, strength: float, steps: int) -> np.ndarray:
@@ -199,6 +199,20 @@ def _posterior(programs: np.ndarray, overlaps: csr_matrix, counts: np.ndarray, e
     part = rate * (share @ (counts / np.maximum(mean, 1e-12)))
     whole = 1 - np.asarray(share.sum(1))  # what no spot covers keeps its rate
     return inside, rate * (share @ update + whole), part
+
+# %% ../nbs/09_deconvolution.ipynb #rows-to-sparse
+def _rows_to_sparse(values: np.ndarray, rows: np.ndarray, n: int) -> csr_matrix:
+    "Place dense rows (len(rows), g) in a sparse (n, g) matrix."
+    lengths = np.zeros(n, int)
+    lengths[rows] = values.shape[1]
+    columns = np.tile(np.arange(values.shape[1]), len(rows))
+    return csr_matrix((values.astype(np.float32).ravel(), columns, np.r_[0, np.cumsum(lengths)]), shape=(n, values.shape[1]))
+
+
+def _of_spot(values: np.ndarray, overlaps: csr_matrix) -> np.ndarray:
+    "Look up each nucleus' spot in values (n_spots,); 1 for nuclei outside spots."
+    spot, _ = nucleus_spot(overlaps)
+    return np.where(spot >= 0, values[spot], 1.0)
 
 # %% ../nbs/09_deconvolution.ipynb #deconvolve
 def deconvolve(
@@ -238,20 +252,6 @@ def deconvolve(
     cells.obs["spot_capture"] = _of_spot(np.mean(efficiencies, 0), overlaps)
     cells.uns["stand"]["spots_without_nuclei"] = np.asarray(section.spots.obs_names, dtype=str)[overlaps.getnnz(0) == 0]
     return cells
-
-
-def _rows_to_sparse(values: np.ndarray, rows: np.ndarray, n: int) -> csr_matrix:
-    "Place dense rows (len(rows), g) in a sparse (n, g) matrix."
-    lengths = np.zeros(n, int)
-    lengths[rows] = values.shape[1]
-    columns = np.tile(np.arange(values.shape[1]), len(rows))
-    return csr_matrix((values.astype(np.float32).ravel(), columns, np.r_[0, np.cumsum(lengths)]), shape=(n, values.shape[1]))
-
-
-def _of_spot(values: np.ndarray, overlaps: csr_matrix) -> np.ndarray:
-    "Look up each nucleus' spot in values (n_spots,); 1 for nuclei outside spots."
-    spot, _ = nucleus_spot(overlaps)
-    return np.where(spot >= 0, values[spot], 1.0)
 
 # %% ../nbs/09_deconvolution.ipynb #credible-interval
 def credible_interval(

@@ -122,7 +122,7 @@ def encode_nuclei(
     workers = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) if device == "cpu" else 2
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         encoded = tqdm(pool.map(encode, tiles), total=len(tiles), desc="encoding nuclei", unit="tile", disable=not progress)
-        for (_, _, rows), sampled in zip(tiles, encoded):
+        for sampled, (_, _, rows) in zip(encoded, tiles):
             if features is None: features = np.empty((len(points), sampled.shape[1]), np.float32)
             features[rows] = sampled.numpy()
     return _with_features(section, features, f"{encoder} at {mpp:g} µm/px")

@@ -98,6 +98,18 @@ class SpotLoader(DataLoader):
         arrays = bags.features[nucleus], log_area, bags.overlap[pairs], which, bags.section[spots], bags.counts[spots].toarray()
         return tuple(torch.from_numpy(v) for v in arrays)
 
+# %% ../nbs/08_learner.ipynb #fitting
+def _fitting(sections: Sequence[Section]) -> list[Section]:
+    "Check that sections can be trained on together."
+    sections = [sections] if isinstance(sections, Section) else list(sections)
+    if not sections: raise StandError("no section given")
+    for s in sections:
+        need(s, "spots", "nuclei", "features")
+        check_counts(s.spots, s.name)
+        if (s.encoder, s.features.shape[1]) != (sections[0].encoder, sections[0].features.shape[1]):
+            raise StandError(f"section {s.name!r} was encoded with {s.encoder!r}, {sections[0].name!r} with {sections[0].encoder!r}; encode both alike")
+    return sections
+
 # %% ../nbs/08_learner.ipynb #stdataloaders
 class STDataLoaders(DataLoaders):
     "Training and validation spots of one or several sections; made by `from_sections`."
@@ -137,18 +149,6 @@ class STDataLoaders(DataLoaders):
         without = {k: len(v) for k, v in self.spots_without_nuclei.items() if v}
         return (f"{len(self.train_spots)} training and {len(self.valid_spots)} validation spots, {len(self.genes)} genes; "
                 f"spots without nuclei, left out: {without or 'none'}")
-
-
-def _fitting(sections: Sequence[Section]) -> list[Section]:
-    "Check that sections can be trained on together."
-    sections = [sections] if isinstance(sections, Section) else list(sections)
-    if not sections: raise StandError("no section given")
-    for s in sections:
-        need(s, "spots", "nuclei", "features")
-        check_counts(s.spots, s.name)
-        if (s.encoder, s.features.shape[1]) != (sections[0].encoder, sections[0].features.shape[1]):
-            raise StandError(f"section {s.name!r} was encoded with {s.encoder!r}, {sections[0].name!r} with {sections[0].encoder!r}; encode both alike")
-    return sections
 
 # %% ../nbs/08_learner.ipynb #ensemble
 class Ensemble(nn.Module):

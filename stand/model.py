@@ -150,7 +150,7 @@ class SpotPrediction(NamedTuple):
     tau: Tensor  # () spread of the log of the spots' efficiencies
     kl: Tensor  # () divergence of the latent points from their prior, summed over nuclei, a spot's average
 
-
+# %% ../nbs/07_model.ipynb #standmodel
 class StandModel(nn.Module):
     "The generative model of one section after another: nuclei to spots."
 
