@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from anndata import AnnData
 
 # %% ../nbs/00_core.ipynb #standerror
 class StandError(ValueError):
@@ -92,7 +91,7 @@ def mpp_from_grid(
 class Section:
     "One tissue section: the spots' counts, the H&E slide and its nuclei, in one pixel coordinate system."
 
-    spots: AnnData | None = None  # (n_spots, n_genes) raw integer counts; obsm["spatial"] (x, y) in full-resolution pixels
+    spots: Any = None  # AnnData (n_spots, n_genes) of raw integer counts; obsm["spatial"] (x, y) in full-resolution pixels
     slide: Any = None  # a `stand.slide.Slide`, or None
     nuclei: Any = None  # GeoDataFrame, one polygon a nucleus, in full-resolution pixels; or None
     features: np.ndarray | None = field(default=None, repr=False)  # (n_nuclei, n_features) float32 image features
