@@ -43,9 +43,9 @@ def default_exp(path: Path) -> str | None:
 
 def public_modules() -> set[str]:
     "Read which modules the package promises, without importing it."
-    for node in ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and node.targets[0].id == "_MODULES": return set(ast.literal_eval(node.value))
-    raise SystemExit("stand/__init__.py: no _MODULES found")
+    assigned = [node for node in ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body if isinstance(node, ast.Assign)]
+    value = {node.targets[0].id: node.value for node in assigned if isinstance(node.targets[0], ast.Name)}
+    return set(ast.literal_eval(value["_MODULES"])) | set(ast.literal_eval(value["_MODULE_OF"]).values())
 
 
 def faults() -> Iterator[str]:
@@ -106,7 +106,7 @@ def main(notebooks: list[Path], flags: list[str], jobs: int, timeout: float) -> 
     count = Counter(passed=0, failed=0, skipped=0)
     if not notebooks:
         for fault in (found := list(faults())): print(f"FAILED   {fault}")
-        if not found: print("passed   every notebook has its module, every module its notebook")
+        if not found: print("passed   every notebook has its module, every module its notebook", flush=True)
         count["failed" if found else "passed"] += len(found) or 1
         notebooks = sorted(NBS.glob("*.ipynb"))
         if flags: notebooks = [p for p in (*notebooks, TUTORIAL) if p.is_file() and any(set(directives(s)) & set(flags) for s in code_cells(p))]
@@ -118,7 +118,7 @@ def main(notebooks: list[Path], flags: list[str], jobs: int, timeout: float) -> 
             wanted.append(path)
             continue
         count[verdict] += 1
-        print(f"{verdict if verdict == 'skipped' else 'FAILED ':8} {path.name}: {verdict}: {reason}")
+        print(f"{verdict if verdict == 'skipped' else 'FAILED':8} {path.name}: {reason}")
     with ThreadPoolExecutor(jobs) as pool:
         for path, (passed, printed, seconds) in zip(wanted, pool.map(lambda p: tested(p, " ".join(flags), timeout), wanted)):
             count["passed" if passed else "failed"] += 1
