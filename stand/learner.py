@@ -19,7 +19,7 @@ from fastai.callback.schedule import lr_find  # noqa: F401, gives Learner fit_on
 from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.learner import Learner
+from fastai.learner import Learner, ValueMetric
 from fastcore.basics import patch
 from scipy.sparse import csr_matrix, issparse, vstack
 from torch import Tensor, nn
@@ -226,10 +226,7 @@ class ProportionPearson(Callback):
         proportion = observed / np.maximum(observed.sum(1, keepdims=True), 1)
         self.value = float(gene_pearson(np.concatenate(self.predicted)[:, top], proportion[:, top]).mean())
 
-# %% ../nbs/08_learner.ipynb #proportion-pearson
-def _proportion_pearson(learn: Learner) -> float | None: return learn.proportion_pearson.value
-
-
+# %% ../nbs/08_learner.ipynb #stand-learner
 def stand_learner(
     dls: STDataLoaders,
     n_programs: int = 16,  # programs to mix; fewer if there are not enough training spots
@@ -255,8 +252,9 @@ def stand_learner(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed * 1000 + i)
             members.append(start_model(StandModel(**settings), bags.features, counts, spot_features, in_spot, bags.section[train], seed * 1000 + i, n_leading))
-    learn = Learner(dls, Ensemble(members), loss_func=SpotLoss(kl_weight), cbs=[OneThread(), Seeded(seed), ProportionPearson(), GradientClip(50.0)],
-                    model_dir="models")
+    pearson = ProportionPearson()
+    learn = Learner(dls, Ensemble(members), loss_func=SpotLoss(kl_weight), metrics=ValueMetric(lambda: pearson.value, "proportion_pearson"),
+                    cbs=[OneThread(), Seeded(seed), pearson, GradientClip(50.0)])
     learn.info = ModelInfo(list(dls.genes), list(dls.sections), dls.encoder, dls.median_area_um2, settings)
     return learn
 
