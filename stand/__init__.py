@@ -9,7 +9,8 @@ from importlib import import_module as _import_module
 _MODULE_OF = {
     "Section": "core", "StandError": "core",
     "Slide": "slide", "open_slide": "slide",
-    "read_st": "io", "read_visium": "spaceranger", "read_visium_hd": "spaceranger", "read_xenium": "formats", "read_section": "formats",
+    "read_st": "io", "read_visium": "spaceranger", "read_visium_hd": "spaceranger", "read_section": "read",
+    "read_spatialdata": "sdata", "read_xenium": "cells", "read_cells": "cells", "read_hest": "formats", "section_from_anndata": "formats",
     "segment_image": "nuclei", "segment_nuclei": "nuclei", "spot_overlaps": "overlap",
     "encode_nuclei": "encoder",
     "load_model": "model", "STDataLoaders": "learner", "stand_learner": "learner",

@@ -80,7 +80,7 @@ def run(
 ) -> Any:  # AnnData of nuclei x genes; deconvolved if the section has counts, else predicted from the image
     "Do the whole job: read, find nuclei, encode, train, deconvolve, write, draw."
     from stand.deconvolution import deconvolve, predict_nuclei
-    from stand.formats import read_section
+    from stand.read import read_section
     from stand.learner import trained_model
     from stand.model import load_model
 
@@ -142,7 +142,7 @@ def _read(args: argparse.Namespace) -> Section:
         from stand.io import read_st
 
         return read_st(args.path, args.selection, args.image, args.spot_diameter_um, args.spot_pitch_um, mpp=args.mpp)
-    from stand.formats import read_section
+    from stand.read import read_section
 
     return read_section(args.path, image=args.image, mpp=args.mpp)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Stains', 'hematoxylin', 'estimate_stains', 'segment_image', 'segment_nuclei']
 
-# %% ../nbs/04_nuclei.ipynb #b046a931
+# %% ../nbs/04_nuclei.ipynb #8b7f2b9d
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +23,7 @@ from skimage.segmentation import watershed
 from tqdm.auto import tqdm
 
 from .core import Section, StandError, check_mpp, existing_path, need, unknown_name
+from .foreign import read_nuclei
 from .outline import label_polygons, label_stain, morphology, polygon_labels
 from .slide import Slide
 
@@ -307,23 +308,7 @@ def _tile_stain(corner: np.ndarray, grid: _Grid, polygons: np.ndarray, tile: np.
     local = shapely.transform(polygons[rows], lambda xy: (xy - corner + grid.margin) / grid.shrink)
     return rows, label_stain(polygon_labels(local, density.shape), density, len(rows))
 
-# %% ../nbs/04_nuclei.ipynb #given-polygons
-def _given_polygons(labels: np.ndarray | GeoDataFrame, slide: Slide) -> np.ndarray:
-    "Take polygons from a full-resolution label image or a GeoDataFrame, full-resolution pixels."
-    if hasattr(labels, "geometry"):
-        polygons = np.asarray(labels.geometry.explode(index_parts=False).values)
-        polygons = polygons[(shapely.get_type_id(polygons) == 3) & (shapely.area(polygons) > 0)]
-        inside = shapely.intersects(polygons, shapely.box(0, 0, slide.width, slide.height))
-        if inside.all(): return polygons
-        raise StandError(f"labels: {(~inside).sum()} of {len(inside)} polygons lie outside the slide of {slide.width} "
-                         f"x {slide.height} px; wanted full-resolution pixels (x, y)")
-    labels = np.asarray(labels)
-    if labels.shape != (slide.height, slide.width) or labels.dtype.kind not in "iu":
-        raise StandError(f"labels: found shape {labels.shape} of {labels.dtype}; wanted integers of the slide's shape "
-                         f"({slide.height}, {slide.width}), rows first")
-    return label_polygons(labels)[0]
-
-
+# %% ../nbs/04_nuclei.ipynb #given-nuclei
 def _given_nuclei(polygons: np.ndarray, grid: _Grid, run: Callable, stains: Stains) -> tuple[np.ndarray, np.ndarray]:
     "Measure the stain of given polygons, tile by tile."
     centre = shapely.get_coordinates(shapely.centroid(polygons))
@@ -337,7 +322,7 @@ def _given_nuclei(polygons: np.ndarray, grid: _Grid, run: Callable, stains: Stai
 def segment_nuclei(
     section: Section,  # with a slide and its µm per pixel
     method: str = "watershed",  # or "instanseg"
-    labels: np.ndarray | GeoDataFrame | None = None,  # your own: (H, W) label image or polygons, in full-resolution px
+    labels: np.ndarray | GeoDataFrame | str | os.PathLike | None = None,  # your own: (H, W) label image or polygons, in full-resolution px, or their file
     weights: str | os.PathLike | None = None,  # TorchScript file for "instanseg"; by default $STAND_INSTANSEG
     tile_px: int = 1024,  # side of a tile's core, working pixels of about 0.5 µm
     workers: int | None = None,  # threads; by default one a processor
@@ -346,7 +331,7 @@ def segment_nuclei(
     "Find the nuclei of a section, on its tissue only, tile by tile."
     need(section, "slide", "mpp")
     if method not in _METHODS: raise unknown_name("segmentation method", method, _METHODS)
-    given = None if labels is None else _given_polygons(labels, section.slide)
+    given = None if labels is None else read_nuclei(labels, shape=(section.slide.height, section.slide.width))
     grid = _grid(section, tile_px)
     sample = _tissue_sample(grid)
     stains = estimate_stains(sample)
@@ -357,10 +342,11 @@ def segment_nuclei(
             segmenter = _segmenter(method, sample, grid.mpp * grid.shrink, weights, stains)
             parts = run(partial(_tile_nuclei, grid=grid, segmenter=segmenter, stains=stains), _tiles(grid))
             polygons, stain = (np.concatenate(p) for p in zip(*parts))
-        else: polygons, stain = _given_nuclei(given, grid, run, stains) if len(given) else (given, None)
+        else: polygons, stain = _given_nuclei(given.geometry.values, grid, run, stains)
     if not len(polygons):
         raise StandError(f"section {section.name!r}: no nuclei found; is {section.mpp} µm per pixel right?")
     table = morphology(polygons, section.mpp).assign(hematoxylin=stain[:, 0], chromatin=stain[:, 1])
+    if given is not None: table = table.assign(**{column: given[column].array for column in ("name", "class") if column in given})
     order = np.lexsort((table["x"], table["y"]))
     nuclei = GeoDataFrame(table.iloc[order].set_axis([f"n{i}" for i in range(len(order))]), geometry=polygons[order])
     return replace(section, nuclei=nuclei, features=None, encoder=None)
