@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['section_from_anndata', 'open_h5ad', 'read_hest']
 
-# %% ../nbs/02c_formats.ipynb #0d40bf19
+# %% ../nbs/02c_formats.ipynb #b77831ef
 import json
 import warnings
 from dataclasses import replace
@@ -20,6 +20,7 @@ from .checks import as_numbers, check_columns, check_counts, check_h5, check_uni
 from .checks import unique_genes
 from .core import Section, StandError, existing_path
 from .io import check_grid, check_on_slide, check_small_images, settle_mpp
+from .orientation import check_orientation
 from .slide import Slide, open_slide
 from .spaceranger import VISIUM_STEP_UM
 
@@ -107,6 +108,7 @@ def section_from_anndata(
         check_on_slide(xy[tissue], slide, name, scalefactors)
         if affine is None: check_small_images(library.get("images", {}), scalefactors, slide, name)
         slide = replace(slide, mpp=mpp)
+        check_orientation(slide, xy[tissue], np.asarray(spots.X.sum(1)).ravel()[tissue], name)
     obs = spots.obs[tissue].astype(dict(in_tissue=int))
     spots = AnnData(csr_matrix(spots.X, dtype=np.float32)[tissue], obs, spots.var, obsm=dict(spatial=xy[tissue]))
     size = spot_diameter_um or scale.get("spot_diameter_um")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['match_spots', 'check_on_slide', 'check_small_images', 'settle_mpp', 'check_grid', 'section_from_tables', 'read_st']
 
-# %% ../nbs/02_io.ipynb #0eb0682b
+# %% ../nbs/02_io.ipynb #12e019e6
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix
 
 from .checks import as_numbers, check_columns, check_counts, check_unique, log, note_gene_ids, read_table, unique_genes
 from .core import Section, StandError, check_mpp, existing_path, mpp_from_grid
+from .orientation import check_orientation
 from .slide import Slide, open_slide
 
 # %% ../nbs/02_io.ipynb #why-no-match
@@ -169,6 +170,7 @@ def section_from_tables(
         check_on_slide(spots.obsm["spatial"], slide, name, scalefactors)
         check_small_images(images or {}, scalefactors or {}, slide, name)
         slide = replace(slide, mpp=mpp)
+        check_orientation(slide, spots.obsm["spatial"], spots.X.sum(1).A1, name)
     if images is None: images, scalefactors = _thumbnail(slide)
     scalefactors = dict(spot_diameter_fullres=spot_diameter_um / mpp) | (scalefactors or {})
     spots.uns["spatial"] = {name: dict(images=images, scalefactors=scalefactors)}
