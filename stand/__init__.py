@@ -11,11 +11,13 @@ _MODULE_OF = {
     "Slide": "slide", "open_slide": "slide",
     "read_st": "io", "read_visium": "spaceranger", "read_visium_hd": "spaceranger", "read_section": "read",
     "read_spatialdata": "sdata", "read_xenium": "cells", "read_cells": "cells", "read_hest": "formats", "section_from_anndata": "formats",
+    "from_geojson": "annotations", "read_nuclei": "foreign",
     "segment_image": "nuclei", "segment_nuclei": "nuclei", "spot_overlaps": "overlap",
     "encode_nuclei": "encoder",
     "load_model": "model", "STDataLoaders": "learner", "stand_learner": "learner",
     "predict_nuclei": "deconvolution", "deconvolve": "deconvolution", "predict_spots": "deconvolution",
     "credible_interval": "deconvolution", "expression": "deconvolution",
+    "write_cells": "export", "to_table": "export", "to_geojson": "export", "to_spatialdata": "bundle",
     "plot_gene": "plot", "run": "cli",
 }
 _MODULES = {"core", "slide", "io", "datasets", "nuclei", "encoder", "likelihood", "model", "learner", "deconvolution", "canvas", "plot", "evaluate", "cli"}
