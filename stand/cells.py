@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['xenium_alignment', 'read_xenium', 'read_cells']
 
-# %% ../nbs/02ca_cells.ipynb #e7e8368b
+# %% ../nbs/02ca_cells.ipynb #60a83ddd
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +15,9 @@ import pandas as pd
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
-from .checks import check_columns, check_unique, find_one, open_text, read_table
+from .checks import check_columns, check_positive, check_unique, find_one, log, open_text, read_table
 from .core import Section, StandError, existing_path
-from .formats import open_h5ad, section_from_anndata
+from .formats import check_affine, open_h5ad, section_from_anndata
 from .io import match_spots, settle_mpp
 from .slide import Slide
 from .spaceranger import read_10x
@@ -30,15 +30,13 @@ def xenium_alignment(
     "Read the alignment of an H&E image to a Xenium section."
     path = existing_path(path, "H&E alignment")
     with open_text(path, "H&E alignment") as file: matrix = np.loadtxt(file, delimiter=",", encoding="utf-8-sig", ndmin=2)
-    if matrix.shape != (3, 3) or not np.allclose(matrix[2], [0, 0, 1]) or np.linalg.det(matrix) == 0:
-        raise StandError(f"{path.name}: found a {matrix.shape} matrix; wanted 3 x 3, affine (last row 0, 0, 1)")
-    return np.linalg.inv(matrix) @ np.diag([1 / pixel_size_um, 1 / pixel_size_um, 1.0])
+    per_um = 1 / check_positive(pixel_size_um, "pixel_size_um")
+    return np.linalg.inv(check_affine(matrix, path.name)) @ np.diag([per_um, per_um, 1.0])
 
 # %% ../nbs/02ca_cells.ipynb #affine-mpp
-def _affine_mpp(affine: np.ndarray) -> float | None:
-    "µm per pixel of an affine map from µm to pixels, None if it is singular."
-    area = abs(np.linalg.det(np.asarray(affine, dtype=float)[:2, :2]))  # pixels per µm²
-    return float(area**-0.5) if area else None
+def _affine_mpp(affine: np.ndarray, where: str) -> float:
+    "µm per pixel of an affine map from µm to pixels."
+    return float(abs(np.linalg.det(check_affine(affine, where)[:2, :2])) ** -0.5)  # of pixels per µm²
 
 
 def _xenium_cells(folder: Path) -> tuple[AnnData, float]:
@@ -57,8 +55,9 @@ def _xenium_cells(folder: Path) -> tuple[AnnData, float]:
     manifest = sorted(folder.glob("*experiment.xenium"))
     if not manifest: return cells, 0.2125  # µm, all instruments so far
     with open_text(manifest[0], "Xenium manifest") as file: facts = json.load(file)
-    if isinstance(facts, dict) and isinstance(facts.get("pixel_size"), float): return cells, facts["pixel_size"]
-    raise StandError(f"{manifest[0].name}: found {str(facts)[:80]}; wanted an object with a number 'pixel_size', µm")
+    if not isinstance(facts, dict) or "pixel_size" not in facts:
+        raise StandError(f"{manifest[0].name}: found {str(facts)[:80]}; wanted an object with a number 'pixel_size', µm")
+    return cells, check_positive(facts["pixel_size"], f"{manifest[0].name}: 'pixel_size'")
 
 # %% ../nbs/02ca_cells.ipynb #read-xenium
 def read_xenium(
@@ -77,7 +76,7 @@ def read_xenium(
         if image is not None and affine is None:
             raise StandError(f"{name}: how the H&E lies on the cells is not known; give affine=, see xenium_alignment")
         if affine is None: affine = np.diag([1 / pixel_um, 1 / pixel_um, 1.0])
-        mpp = settle_mpp(mpp, _affine_mpp(affine), None, name)
+        mpp = settle_mpp(mpp, _affine_mpp(affine, name), None, name)
     else:
         cells = open_h5ad(path)
     return section_from_anndata(cells, image, mpp, name, None, coordinates, affine=affine, spot_shape="cell")
@@ -100,11 +99,23 @@ def _cell_table(path: Path, cell_id: str | None) -> pd.DataFrame:
     return table.drop(columns=cell_id).set_axis(check_unique(pd.Index(table[cell_id].astype(str), name=None), "cell", path.name))
 
 # %% ../nbs/02ca_cells.ipynb #gene-columns
+_FACTS = set("""area cell_area nucleus_area nucleus_count volume width height z z_level fov slice region batch label cell_id
+    cellid cluster clusters seurat_clusters leiden louvain transcript_id transcript_count transcript_counts total_counts n_counts
+    n_genes n_genes_by_counts ncount_rna nfeature_rna control_probe_counts control_codeword_counts genomic_control_counts
+    unassigned_codeword_counts deprecated_codeword_counts""".split())  # whole numbers that are no genes, in small letters
+
+
 def _gene_columns(table: pd.DataFrame, genes: Sequence[str] | None, where: str) -> list[str]:
-    "Choose the columns that are counts: those named, else all that hold whole numbers."
-    if genes is not None: return list(check_columns(table, genes, where)[list(genes)])
+    "Choose the columns that are counts: those named, else all that hold whole numbers and are not known to be something else."
     numbers = table.select_dtypes("number")
+    if genes is not None:
+        genes = [genes] if isinstance(genes, str) else list(genes)
+        for gene in check_columns(table, genes, where)[genes]:
+            if gene not in numbers: raise StandError(f"{where}: column {gene!r} holds {table[gene].iloc[0]!r}; wanted counts")
+        return genes
+    numbers = numbers.drop(columns=[c for c in numbers if str(c).lower() in _FACTS])
     whole = [c for c in numbers if (numbers[c] % 1 == 0).all()]
+    log.info("%s: %d columns are taken as genes: %s", where, len(whole), ", ".join(map(str, whole[:8])))
     if 2 * len(whole) > numbers.shape[1]: return whole
     raise StandError(f"{where}: {len(whole)} of {numbers.shape[1]} numeric columns hold whole numbers; wanted raw counts, a "
                      "column a gene; if other columns are in the way, name the genes with genes=")
@@ -126,7 +137,7 @@ def read_cells(
     name: str | None = None,  # by default the file's name up to its first dot
     coordinates: tuple[str, str] | None = None,  # columns of (x, y); by default looked for by the vendors' names
     positions: str | Path | None = None,  # a second table with coordinates, matched by cell; by default they are in `path`
-    genes: Sequence[str] | None = None,  # columns that are genes; by default all that hold whole numbers
+    genes: Sequence[str] | None = None,  # columns that are genes; by default all of whole numbers that are not known as facts
     cell_id: str | None = None,  # column of the cells' names; by default the first, if it looks like it
     in_um: bool = False,  # coordinates are µm, not pixels
     affine: np.ndarray | None = None,  # (3, 3) from coordinates (x, y, 1) to full-resolution pixels of the image
@@ -138,12 +149,12 @@ def read_cells(
     places = _centres(_cell_table(where, cell_id) if positions else counts, coordinates, where.name)
     centres = {column for pair in [*_CENTRES, coordinates or ()] for column in pair}
     columns = _gene_columns(counts.drop(columns=centres & {*counts}), genes, path.name)
-    keep, _ = match_spots(AnnData(obs=counts[[]]), places, name)
+    keep, _ = match_spots(AnnData(obs=counts[[]]), places, name, subset=True)
     counts, places = counts[keep], places.loc[counts.index[keep]]
     cells = AnnData(csr_matrix(counts[columns].to_numpy(np.float32)), counts.drop(columns=columns), pd.DataFrame(index=columns))
     cells.obsm["spatial"] = places[["x", "y"]].to_numpy()
     if in_um and affine is None:
         if mpp is None: raise StandError(f"{name}: coordinates are in µm; give affine= to pixels of the H&E, or mpp=")
-        affine = np.diag([1 / mpp, 1 / mpp, 1.0])
-    if in_um: mpp = settle_mpp(mpp, _affine_mpp(affine), None, name)
+        affine = np.diag([1 / check_positive(mpp, "mpp"), 1 / mpp, 1.0])
+    if in_um: mpp = settle_mpp(mpp, _affine_mpp(affine, name), None, name)
     return section_from_anndata(cells, image, mpp, name, affine=affine, spot_shape="cell")

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['log', 'reading', 'open_text', 'check_h5', 'read_table', 'find_one', 'check_unique', 'unique_genes', 'note_gene_ids',
-           'check_sparse', 'check_counts', 'as_numbers', 'check_columns']
+           'check_sparse', 'check_counts', 'as_numbers', 'check_columns', 'as_flags', 'check_positive']
 
-# %% ../nbs/01b_checks.ipynb #bfb2dc5a
+# %% ../nbs/01b_checks.ipynb #349d7d15
 import gzip
 import io
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +143,15 @@ def check_unique(
 def unique_genes(
     symbols: Iterable[str],  # (n_genes,) gene symbols
     where: str,  # file they come from, for the note
+    ids: Iterable[str] | None = None,  # (n_genes,) names for those whose symbol is empty or missing; by default an error
 ) -> pd.Index:  # (n_genes,) unique names
-    "Make gene symbols unique, noting how many were renamed."
-    symbols = pd.Index(symbols, dtype=str).rename(None)
+    "Make gene symbols unique, noting how many were renamed; raise `StandError` if one has no name at all."
+    symbols = pd.Series(list(symbols), dtype=object)
+    empty = (symbols.isna() | (symbols.astype(str).str.strip() == "")).to_numpy()
+    if empty.any() and ids is None:
+        raise StandError(f"{where}: gene {empty.argmax() + 1} has no name ({empty.sum()} such); wanted one for each")
+    if empty.any(): log.warning("%s: %d genes without a symbol are called by their ids", where, empty.sum())
+    symbols = pd.Index(symbols.where(~empty, None if ids is None else np.asarray(ids, dtype=object)), dtype=str)
     if renamed := int(symbols.duplicated().sum()): log.info("%s: %d genes renamed to be unique", where, renamed)
     return make_index_unique(symbols)
 
@@ -155,7 +162,7 @@ def note_gene_ids(
 ) -> list[str]:  # columns that hold symbols, if genes are named by Ensembl ids; else empty
     "Warn if genes are named by Ensembl ids, and say which column holds symbols."
     is_id = lambda names: names.astype(str).str.fullmatch(r"ENS[A-Z]{0,4}G\d{11}(\.\d+)?").mean()
-    if is_id(var.index) <= 0.5: return []
+    if len(var) == 0 or is_id(var.index) <= 0.5: return []
     text = [c for c in var if var[c].dtype.kind == "O" or isinstance(var[c].dtype, pd.CategoricalDtype)]
     symbols = [c for c in text if is_id(var[c]) < 0.5 < var[c].nunique() / len(var)]  # a chromosome is no name
     remedy = f"column {symbols[0]!r} holds symbols: read with symbols={symbols[0]!r}" if symbols else "no column holds symbols"
@@ -195,6 +202,7 @@ def check_sparse(
 def check_counts(
     spots: AnnData,  # (n_spots, n_genes), X sparse or dense
     where: str,  # file or section it came from, for the message
+    empty: bool = False,  # accept that all counts are 0
 ) -> AnnData:  # the same object
     "Raise `StandError` unless X holds raw counts of uniquely named spots and genes."
     if spots.X is None or 0 in spots.shape:
@@ -203,7 +211,9 @@ def check_counts(
     check_unique(spots.obs_names, "spot", where)
     check_unique(spots.var_names, "gene", where)
     X = spots.X.tocsr() if issparse(spots.X) else np.asarray(spots.X)
-    if (bad := _bad_value(X.data if issparse(X) else X)) is None: return spots
+    values = X.data if issparse(X) else X
+    if (bad := _bad_value(values)) is None and (empty or values.any()): return spots
+    if bad is None: raise StandError(f"{where}: all {X.shape[0]} x {X.shape[1]} counts are 0; wanted some")
     kind, at = bad
     if issparse(X): row, column, value = np.searchsorted(X.indptr, at, "right") - 1, X.indices[at], X.data[at]
     else: row, column, value = *divmod(at, X.shape[1]), X.ravel()[at]
@@ -217,10 +227,10 @@ def as_numbers(
 ) -> np.ndarray:  # (n,) float64, NaN for what is no number
     "Convert a column to numbers."
     def number(value: Any) -> float:
-        try: return float(value)
+        try: return np.nan if "_" in str(value) else float(value)  # Python reads "1_0" as 10
         except (TypeError, ValueError, OverflowError): return np.nan
 
-    if column.dtype.kind in "iufb": return column.to_numpy(dtype=float)
+    if column.dtype.kind in "iufb": return column.to_numpy(dtype=float, na_value=np.nan)
     return np.array([number(value) for value in column], dtype=float)
 
 
@@ -243,3 +253,26 @@ def check_columns(
             raise StandError(f"{where}: column {column!r} has {str(table[column].iloc[at])!r} in row {at + 1} "
                              f"({bad.sum()} such rows); wanted finite numbers")
     return table
+
+# %% ../nbs/01b_checks.ipynb #as-flags
+def as_flags(
+    column: pd.Series,  # 0 and 1, or False and True, as numbers or as text
+    where: str,  # the file or table, for the message
+) -> np.ndarray:  # (n,) bool
+    "Convert a column of yes and no; raise `StandError` for anything else, such as 2, -1, NaN or other text."
+    words = {"true": 1.0, "false": 0.0}
+    plain = column if column.dtype.kind in "iufb" else pd.Series([words.get(str(v).lower(), v) for v in column], dtype=object)
+    flags = as_numbers(plain)
+    if (bad := ~np.isin(flags, (0, 1))).any():
+        found = f"{str(column.iloc[bad.argmax()])!r} in row {bad.argmax() + 1} ({bad.sum()} such rows)"
+        raise StandError(f"{where}: column {column.name!r} has {found}; wanted 0 or 1")
+    return flags == 1
+
+# %% ../nbs/01b_checks.ipynb #check-positive
+def check_positive(
+    value: Any,  # what should be a length or a factor
+    what: str,  # the argument, or the file and field, for the message
+) -> float:  # the same number
+    "Raise `StandError` unless a value is a positive, finite number."
+    if isinstance(value, Real) and not isinstance(value, bool) and 0 < value < 1e30: return float(value)
+    raise StandError(f"{what} is {(repr if isinstance(value, str) else str)(value)[:40]}; wanted a positive number")

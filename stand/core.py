@@ -32,7 +32,8 @@ def unknown_name(
     known = [str(k) for k in known]
     lower = {k.lower(): k for k in known}
     near = [lower[k] for k in difflib.get_close_matches(str(name).lower(), lower, n=5, cutoff=0.6)] or known[:5]
-    return StandError(f"{kind} {name!r} is not known; did you mean {', '.join(near)}? ({len(known)} {kind}s are known)")
+    count = f"only this {kind} is" if len(known) == 1 else f"{len(known)} {kind.removesuffix('s')}s are"
+    return StandError(f"{kind} {name!r} is not known; did you mean {', '.join(near)}? ({count} known)")
 
 # %% ../nbs/00_core.ipynb #existing-path
 def existing_path(
@@ -40,29 +41,53 @@ def existing_path(
     what: str,  # what it should hold, for the message
 ) -> Path:  # the same path, known to exist
     "Return `path` if it exists, else say which file is missing and what was found next to it."
-    path = Path(path).expanduser()
-    if path.exists(): return path
-    parent = path.parent
-    if not parent.is_dir(): raise StandError(f"{what}: no such file or folder {str(path)!r}; its folder does not exist either")
-    near = difflib.get_close_matches(path.name, [p.name for p in parent.iterdir()], n=3, cutoff=0.5)
-    hint = f"; nearby there is {', '.join(near)}" if near else ""
-    raise StandError(f"{what}: no such file or folder {str(path)!r}{hint}")
+    if not isinstance(path, str | os.PathLike):
+        raise StandError(f"{what}: found {type(path).__name__} {path!r:.60}; wanted the path of a file or folder")
+    path = Path(os.path.expanduser(path))
+    if os.path.exists(path): return path
+    missing = f"{what}: no such file or folder {str(path)!r:.500}"
+    if not os.path.isdir(path.parent): raise StandError(f"{missing}; its folder does not exist either")
+    near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=3, cutoff=0.5)
+    raise StandError(missing + (f"; nearby there is {', '.join(near)}" if near else ""))
 
-# %% ../nbs/00_core.ipynb #written-whole
+# %% ../nbs/00_core.ipynb #target
+_MODEL, _ZARR = {"model.json", "model.safetensors"}, {"zarr.json", ".zgroup"}  # files in the folders that this package writes
+
+
+def _target(path: str | os.PathLike, overwrite: bool) -> Path:
+    "Return where a result goes, links followed; raise `StandError` if it cannot or may not be written there."
+    shown = f"{os.fspath(path)!r:.500}"
+    try:
+        path = Path(os.path.expanduser(path))
+        if os.path.lexists(path) and not overwrite: raise StandError(f"{shown} exists already; pass overwrite=True to replace it")
+        path = path.resolve()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = set(os.listdir(path)) if path.is_dir() else set()
+        if not os.path.lexists(path): path.lstat()
+    except FileNotFoundError: return path
+    except (OSError, RuntimeError) as error:  # no right to write, a file for a folder, a name too long, links in a circle
+        raise StandError(f"{shown} cannot be written: {error}; choose another path") from error
+    if held <= _MODEL or held & _ZARR: return path
+    found = f"a folder with {', '.join(sorted(held)[:3])}{', ...' * (len(held) > 3)}"
+    raise StandError(f"{shown} is {found}, not a result of this package, and is not replaced; choose another path, or delete it")
+
+
 @contextmanager
 def written_whole(
     path: str | os.PathLike,  # file or folder to write
     overwrite: bool = False,  # replace what is there; by default that is an error
 ) -> Iterator[Path]:  # where to write to; renamed to `path` when the block ends without an error
     "Write a file or folder under a temporary name and rename it to `path` only once it is complete."
-    path = Path(path).expanduser()
-    if path.exists() and not overwrite: raise StandError(f"{str(path)!r} exists already; pass overwrite=True to replace it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    path = _target(path, overwrite)
+    partial, old = (path.with_name(f".{path.stem[:40]}.{os.getpid()}.{end}{path.suffix}") for end in ("partial", "old"))
     try:
         yield partial
-        if path.is_dir(): shutil.rmtree(path)
+        if path.exists() and path.is_dir() != partial.is_dir():
+            kinds = ("folder", "file") if path.is_dir() else ("file", "folder")
+            raise StandError("{!r} is a {}, which is not replaced by a {}; choose another path".format(str(path), *kinds))
+        if path.is_dir(): os.replace(path, old)  # renamed at once; deleting takes longer and could be interrupted
         os.replace(partial, path)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         if partial.is_dir(): shutil.rmtree(partial)
         else: partial.unlink(missing_ok=True)
@@ -115,8 +140,12 @@ def check_mpp(
     where: str,  # file or field it came from, for the message
 ) -> float:  # the same number
     "Raise `StandError` unless µm per pixel is a number that a light microscope can have."
-    if np.isfinite(mpp) and 0.05 <= mpp <= 20: return float(mpp)
-    raise StandError(f"{where}: {mpp} µm per pixel cannot be right for an H&E image; wanted 0.05 to 20 (40x scans have 0.25)")
+    try:
+        if not isinstance(mpp, str) and 0.05 <= float(mpp) <= 20: return float(mpp)  # not so for nan
+    except (TypeError, ValueError): pass  # no number at all, told like a wrong one
+    found = mpp if isinstance(mpp, int | float) else repr(mpp)
+    wanted = "wanted 0.05 to 20, as a number (40x scans have 0.25)"
+    raise StandError(f"{where}: {found} µm per pixel cannot be right for an H&E image; {wanted}")
 
 
 def _describe(section: Section) -> str:

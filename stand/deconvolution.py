@@ -226,7 +226,7 @@ def deconvolve(
     model = trained_model(model)
     _check(model, section)
     need(section, "spots", "spot_diameter_um", "mpp")
-    check_counts(section.spots, section.name)
+    check_counts(section.spots, section.name, empty=True)
     known = set(section.spots.var_names)
     shared = [i for i, g in enumerate(model.info.genes) if g in known]
     if not shared: raise StandError(f"section {section.name!r} and the model have no gene in common; the model knows {', '.join(model.info.genes[:3])} ...")

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['image_kind', 'open_image']
 
-# %% ../nbs/00b_images.ipynb #232b72ea
+# %% ../nbs/00b_images.ipynb #8ea22fd9
 import math
+import os
 import re
 import struct
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from .core import StandError, check_mpp, existing_path
 from .levels import RGBLevel, WholeArray, check_channels, check_pixels, check_size, check_white, decoding, guess_axes, log
-from .levels import to_um, usual_white
+from .levels import check_orientation, square_mpp, to_um, usual_white
 
 # %% ../nbs/00b_images.ipynb #decode-jpeg
 def _decode_jpeg(path: Path, shrink: int) -> np.ndarray:  # (h, w, 3) uint8
@@ -37,10 +38,19 @@ def _decode_jpeg(path: Path, shrink: int) -> np.ndarray:  # (h, w, 3) uint8
         raise StandError(f"image {path.name}: damaged, the end of the file is missing; copy it again")
     return imagecodecs.jpeg8_decode(data, outcolorspace="RGB")
 
-# %% ../nbs/00b_images.ipynb #open-jpeg
+# %% ../nbs/00b_images.ipynb #exif-orientation
+def _exif_orientation(image: JpegImageFile) -> int | None:
+    "Read EXIF's orientation, None if there is none or EXIF is damaged."
+    try: return image.getexif().get(274)
+    except (SyntaxError, ValueError, LookupError, TypeError, OSError, struct.error) as error:  # as Pillow itself expects of EXIF
+        log.info("image %s: its EXIF cannot be read (%s)", Path(image.filename).name, error)
+
+
 def _open_jpeg(path: Path) -> tuple[list[RGBLevel], None]:
     "Open a JPEG: up to four levels, decoded when they are asked for; it does not know its scale."
-    with decoding(path.name), JpegImageFile(path) as image: width, height, mode = *image.size, image.mode
+    with decoding(path.name), JpegImageFile(path) as image:
+        width, height, mode = *image.size, image.mode
+        check_orientation(path.name, _exif_orientation(image))
     if mode not in ("RGB", "CMYK"):
         raise StandError(f"image {path.name}: a JPEG of mode {mode!r}, grey; wanted the RGB colours of H&E")
     check_size(path.name, height, width, piece=3 * height * width, file=path.stat().st_size)
@@ -65,7 +75,7 @@ def _check_table(name: str, page: tifffile.TiffPage) -> None:
     keyframe, size = page.keyframe, page.parent.filehandle.size
     check_size(name, keyframe.imagelength, keyframe.imagewidth)
     there, wanted = len(page.dataoffsets), math.prod(keyframe.chunked)
-    if there < wanted / 2:
+    if there < wanted / (2 if page.parent.is_philips else 1):
         found = f"its header claims {keyframe.imagewidth:,} x {keyframe.imagelength:,} px in {wanted:,} pieces"
         raise StandError(f"image {name}: {found}, but lists {there:,}. Is the file cut off or damaged?")
     end = max((at + n for at, n in zip(page.dataoffsets, page.databytecounts)), default=0)
@@ -116,14 +126,18 @@ def _ome_pixels(tiff: tifffile.TiffFile, height: int, width: int) -> ElementTree
 
 def _tiff_mpp(tiff: tifffile.TiffFile, page: tifffile.TiffPage, ome: ElementTree.Element) -> float | None:
     "Read µm per pixel from OME, Aperio, ImageJ or the resolution tags, or None."
-    if size := ome.get("PhysicalSizeX"): return to_um(size, ome.get("PhysicalSizeXUnit", "µm"))
+    if ome.get("PhysicalSizeX"):
+        sizes = [(ome.get(f"PhysicalSize{axis}"), ome.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"]
+        return square_mpp(tiff.filename, *(to_um(size, unit) if size else None for size, unit in sizes))
     if found := re.search(r"\bMPP\s*=\s*([\d.]+)", page.description): return float(found[1])
-    per_unit, unit = page.tags.valueof(282), {2: "inch", 3: "cm"}.get(page.tags.valueof(296))
+    unit = {2: "inch", 3: "cm"}.get(page.tags.valueof(296))
     if tiff.is_imagej: unit = (tiff.imagej_metadata or {}).get("unit")
-    return to_um(per_unit[1] / per_unit[0], unit) if per_unit and per_unit[0] else None
+    per_unit = [page.tags.valueof(tag) for tag in (282, 283)]
+    return square_mpp(tiff.filename, *(to_um(per[1] / per[0], unit) if per and per[0] else None for per in per_unit))
 
 # %% ../nbs/00b_images.ipynb #tiff-white
 _JPEG, _JPEG2000 = (6, 7, 33007, 34892), (33004, 33005, 34712)  # compressions whose decoders turn YCbCr to RGB
+_FOURTH = {1: "premultiplied", 2: "opacity"}  # ExtraSamples
 
 
 def _tiff_white(page: tifffile.TiffPage, ome: ElementTree.Element) -> float | None:
@@ -144,11 +158,13 @@ def _open_tiff(path: Path) -> tuple[list[RGBLevel], float | None]:
         kind = getattr(page.photometric, "name", page.photometric)
         raise StandError(f"image {path.name}: colours stored as {kind}; wanted RGB")
     check_pixels(path.name, axes, series.shape, series.dtype)
+    check_orientation(path.name, page.tags.valueof(274))
     ome = _ome_pixels(tiff, page.imagelength, page.imagewidth)
     if "C" in series.axes: check_channels(path.name, [e.get("Name", "") for e in ome if e.tag.endswith("}Channel")])
     white = _tiff_white(page, ome) or usual_white(series.dtype)
     arrays = [_tiff_array(level, path.name, white) for level in series.levels]
-    return [RGBLevel(array, axes, path.name, white) for array in arrays], _tiff_mpp(tiff, page, ome)
+    fourth = _FOURTH.get(next(iter(page.extrasamples), 0), "ignored")
+    return [RGBLevel(array, axes, path.name, white, fourth) for array in arrays], _tiff_mpp(tiff, page, ome)
 
 # %% ../nbs/00b_images.ipynb #zarr-array
 def _zarr_array(folder: Path, array: zarr.Array, name: str) -> zarr.Array:  # the same array
@@ -157,16 +173,22 @@ def _zarr_array(folder: Path, array: zarr.Array, name: str) -> zarr.Array:  # th
     check_size(name, height, width, piece=math.prod(array.chunks) * array.dtype.itemsize)
     if "pickle" in str(array.metadata.to_dict()):
         raise StandError(f"image {name}: array {array.path!r} is stored as pickle, which can run code; refused")
-    if all(file.name.startswith(".") or file.name == "zarr.json" for file in folder.iterdir()):
-        raise StandError(f"image {name}: array {array.path!r} has no pixels stored. Was the folder copied whole?")
+    stored = sum(not file.startswith(".") and file != "zarr.json" for _, _, files in os.walk(folder) for file in files)
+    if not stored: raise StandError(f"image {name}: array {array.path!r} has no pixels stored. Was the folder copied whole?")
+    wanted = math.prod(-(-n // k) for n, k in zip(array.shape, array.shards or array.chunks))  # shards are files of chunks
+    if stored < wanted:
+        grey = f"{float(array.fill_value or 0) * 255 / usual_white(array.dtype):.3g}"
+        kind = "shards" if array.shards else "chunks"
+        found = f"image {name}: array {array.path!r} lacks {wanted - stored:,} of its {wanted:,} {kind}"
+        log.warning("%s, which read as the fill value, RGB (%s, %s, %s). Was the folder copied whole?", found, grey, grey, grey)
     return array
 
 # %% ../nbs/00b_images.ipynb #ngff-mpp
-def _ngff_mpp(image: dict, x: int) -> float | None:
-    "Read µm per pixel of the finest resolution from NGFF's multiscales; `x` is the position of the x axis."
+def _ngff_mpp(image: dict, axis: int) -> float | None:
+    "Read µm per pixel of the finest resolution from NGFF's multiscales; `axis` is the position of the x or y axis."
     steps = image["datasets"][0].get("coordinateTransformations", []) + image.get("coordinateTransformations", [])
-    scales = [float(step["scale"][x]) for step in steps if step.get("type") == "scale"]
-    unit = image["axes"][x].get("unit") if isinstance(image["axes"][x], dict) else None
+    scales = [float(step["scale"][axis]) for step in steps if step.get("type") == "scale"]
+    unit = image["axes"][axis].get("unit") if isinstance(image["axes"][axis], dict) else None
     return to_um(math.prod(scales), unit) if scales else None
 
 # %% ../nbs/00b_images.ipynb #open-zarr
@@ -186,7 +208,7 @@ def _open_zarr(path: Path, inner: str = "") -> tuple[list[RGBLevel], float | Non
     axes = "".join(axis if isinstance(axis, str) else axis["name"] for axis in image["axes"]).upper()
     check_channels(name, [str(c.get("label", "")) for c in about.get("omero", {}).get("channels", [])])
     arrays = [_zarr_array(path / d["path"], node[d["path"]], name) for d in image["datasets"]]
-    return [RGBLevel(array, axes, name) for array in arrays], _ngff_mpp(image, axes.index("X"))
+    return [RGBLevel(array, axes, name) for array in arrays], square_mpp(name, *(_ngff_mpp(image, axes.index(a)) for a in "XY"))
 
 # %% ../nbs/00b_images.ipynb #openslidearray
 @dataclass
@@ -213,10 +235,10 @@ def _open_openslide(path: Path) -> tuple[list[RGBLevel], float | None]:
         install = "pip install openslide-python openslide-bin"
         raise StandError(f"image {path.name}: this format needs OpenSlide; run: {install}") from error
     slide = OpenSlide(path)
-    mpp = slide.properties.get("openslide.mpp-x")
     check_size(path.name, *slide.dimensions[::-1])
     levels = [RGBLevel(_OpenSlideArray(slide, level), "YXC", path.name) for level in range(slide.level_count)]
-    return levels, None if mpp is None else float(mpp)
+    found = [slide.properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
+    return levels, square_mpp(path.name, *(None if mpp is None else float(mpp) for mpp in found))
 
 # %% ../nbs/00b_images.ipynb #image-kind
 _MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"} | dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'decoding', 'check_size', 'check_pixels', 'guess_axes', 'to_rgb', 'usual_white', 'RGBLevel', 'check_white',
-           'WholeArray', 'to_um', 'check_channels']
+           'WholeArray', 'to_um', 'square_mpp', 'check_orientation', 'check_channels']
 
 # %% ../nbs/00a_levels.ipynb #4544efff
 import logging
@@ -68,6 +68,7 @@ def check_pixels(
     found = f"image {name}: found axes {axes} {tuple(shape)} of {dtype}"
     if len(axes) != len(shape) or len(set(axes)) < len(axes) or not {"Y", "X"} <= set(axes):
         raise StandError(f"{found}; wanted (height, width, RGB)")
+    if 0 in shape: raise StandError(f"{found}: it has no pixels")
     size = dict(zip(axes, shape))
     if stack := [axis for axis, n in size.items() if axis not in "YXC" and n > 1]:
         raise StandError(f"{found}; wanted one picture, not a stack along {', '.join(stack)}: save the plane you mean as RGB")
@@ -91,15 +92,18 @@ def to_rgb(
     pixels: np.ndarray,  # (h, w, 3 or 4) of any type
     white: float,  # the value that becomes 255
     name: str,  # name of the image, for the message
+    fourth: str = "opacity",  # what a fourth value is: "opacity", "premultiplied" (the colours hold it already) or "ignored"
 ) -> np.ndarray:  # (h, w, 3) uint8
     "Scale values to 8 bits and lay transparent pixels over white; float values outside of 0 to white raise `StandError`."
+    if fourth == "ignored": pixels = pixels[..., :3]
     if pixels.dtype.kind == "f" and not ((pixels >= -0.01 * white) & (pixels <= 1.01 * white)).all():
         found = f"image {name}: float values from {pixels.min():.4g} to {pixels.max():.4g}"
         raise StandError(f"{found}; wanted 0 (black) to {white:g} (white)")
     if pixels.dtype != np.uint8: pixels = np.rint(np.clip(pixels, 0, white) * np.float32(255 / white)).astype(np.uint8)
     if pixels.shape[-1] == 3: return pixels
     alpha = pixels[..., 3:] / np.float32(255)
-    return np.rint(pixels[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    colours = pixels[..., :3] * (1 if fourth == "premultiplied" else alpha)
+    return np.rint(np.minimum(colours + 255 * (1 - alpha), 255)).astype(np.uint8)
 
 # %% ../nbs/00a_levels.ipynb #usual-white
 def usual_white(
@@ -117,6 +121,7 @@ class RGBLevel:
     axes: str | None = None  # a letter an axis; guessed from the shape by default
     name: str = "array"  # for messages
     white: float | None = None  # the value that becomes 255; by default the type's largest, 1 for float
+    fourth: str = "opacity"  # what a fourth value is, see `to_rgb`
 
     def __post_init__(self):
         self.axes = self.axes or guess_axes(self.array.shape)
@@ -132,7 +137,7 @@ class RGBLevel:
         part = dict(Y=region[0], X=region[1], C=slice(None))
         with decoding(self.name): pixels = np.asarray(self.array[tuple(part.get(axis, 0) for axis in self.axes)])
         order = [axis for axis in self.axes if axis in "YXC"]
-        return to_rgb(pixels.transpose([order.index(axis) for axis in "YXC"]), self.white, self.name)
+        return to_rgb(pixels.transpose([order.index(axis) for axis in "YXC"]), self.white, self.name, self.fourth)
 
 # %% ../nbs/00a_levels.ipynb #check-white
 def check_white(
@@ -143,7 +148,7 @@ def check_white(
     if level.array.dtype == np.uint8: return
     y, x = (max(0, n // 2 - 512) for n in level.shape[:2])
     brightest = level[y:y + 1024, x:x + 1024].max() / 255
-    if brightest < 0.1:
+    if brightest < 0.3:
         found = f"image {level.name}: {level.array.dtype} values in its middle reach {brightest:.1%} of white ({level.white:g})"
         raise StandError(f"{found}; does it use fewer bits than its type has, or is it fluorescence? Save it as 8-bit RGB")
     log.info("image %s: %s values scaled to 8 bits, %g taken as white", level.name, level.array.dtype, level.white)
@@ -178,6 +183,27 @@ def to_um(
     "Convert a length to micrometres."
     um = _UM.get(str(unit).replace(r"\u00B5", "µ").casefold())  # ImageJ escapes the µ
     return None if um is None else float(value) * um
+
+# %% ../nbs/00a_levels.ipynb #square-mpp
+def square_mpp(
+    name: str,  # name of the image, for the message
+    x_um: float | None,  # µm per pixel along x, None if the file does not tell
+    y_um: float | None,  # µm per pixel along y
+) -> float | None:  # µm per pixel; None if not known, with a warning if the two differ by more than 2 %
+    "Return the side of a square pixel."
+    if not (x_um and y_um and abs(x_um - y_um) > 0.02 * max(x_um, y_um)): return x_um
+    remedy = "resample the image to square pixels, or give mpp= if one of the two is wrong"
+    log.warning("image %s: its pixels are %.4g x %.4g µm, not square; taken as unknown: %s", name, x_um, y_um, remedy)
+
+
+def check_orientation(
+    name: str,  # name of the image, for the message
+    orientation: int | None,  # 1 to 8 as in TIFF, 1 for upright; None if the file does not tell
+) -> None:
+    "Warn of an image that is to be turned or mirrored for display, which is not done here."
+    if orientation in (None, 0, 1): return
+    remedy = "coordinates of spots must refer to them; if they refer to the turned image, save that one"
+    log.warning("image %s: its orientation tag is %s, not 1; pixels are taken as stored: %s", name, orientation, remedy)
 
 # %% ../nbs/00a_levels.ipynb #check-channels
 def check_channels(

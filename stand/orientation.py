@@ -179,7 +179,8 @@ def _sample(points: np.ndarray, size: np.ndarray, n: int = 64) -> np.ndarray:
 
 # %% ../nbs/01a_orientation.ipynb #remedy
 log = logging.getLogger("stand")  # the package's notes and warnings
-_Z_WARN, _Z_GAP, _Z_SURE = 2.75, 1.25, 5.0  # measured, see "How often is it right?"
+_Z_WARN, _Z_SURE = 2.75, 5.0  # measured, see "How often is it right?"
+_Z_GAP = dict(tissue=1.0, counts=2.5, nuclei=1.25)  # by what speaks for the other way
 _FEWEST = 20  # points
 
 
@@ -213,7 +214,8 @@ def check_orientation(
         log.info("%s: orientation not checked: %s", where, error)
         return None
     best, now = table.z.where(table.on_image >= 0.95, -np.inf).idxmax(), table.z.iloc[0]
-    if table.z[best] < max(_Z_WARN, now + _Z_GAP): return None
+    evidence = "nuclei" if "depth" not in table else "tissue" if table.tissue[best] > table.tissue.iloc[0] + 0.02 else "counts"
+    if table.z[best] < max(_Z_WARN, now + _Z_GAP[evidence]): return None
     log.warning("%s: are the points right? With them %s they fit image %s better: z = %.1f against random placements, as "
                 "given %.1f. Nothing was changed; %s", where, best, slide.name, table.z[best], now, _remedy(best, slide))
     return best

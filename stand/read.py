@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_section']
 
-# %% ../nbs/02f_read.ipynb #a8d6cbdf
+# %% ../nbs/02f_read.ipynb #430f7618
 import inspect
 import json
 import re
@@ -20,7 +20,7 @@ from anndata import AnnData, read_zarr
 from .cells import read_cells, read_xenium
 from .checks import open_text, reading
 from .core import Section, StandError, existing_path, unknown_name
-from .formats import open_h5ad, read_hest, section_from_anndata
+from .formats import library_of, open_h5ad, read_hest, section_from_anndata
 from .io import read_st
 from .sdata import no_pickle, read_spatialdata
 from .slide import Slide
@@ -69,7 +69,7 @@ def _read_st(path: Path, selection: str | Path | None = None, **kwargs) -> Secti
 def _read_anndata(path: Path, name: str | None = None, **kwargs) -> Section:
     "Read an .h5ad file."
     adata = open_h5ad(path)
-    return section_from_anndata(adata, name=name or (None if adata.uns.get("spatial") else path.name.split(".")[0]), **kwargs)
+    return section_from_anndata(adata, name=name or library_of(adata, path.name)[0] or path.name.split(".")[0], **kwargs)
 
 
 def _read_zarr(path: Path, name: str | None = None, **kwargs) -> Section:
@@ -80,7 +80,7 @@ def _read_zarr(path: Path, name: str | None = None, **kwargs) -> Section:
         encoding = facts.get("attributes", facts).get("encoding-type")
     if encoding != "anndata": return read_spatialdata(path, name=name, **kwargs)
     with reading(path, "AnnData store"), no_pickle(): adata = read_zarr(path)
-    return section_from_anndata(adata, name=name or (None if adata.uns.get("spatial") else path.stem), **kwargs)
+    return section_from_anndata(adata, name=name or library_of(adata, path.name)[0] or path.stem, **kwargs)
 
 
 _READERS = dict(visium=read_visium, visium_hd=read_visium_hd, visium_hd_cells=read_visium_hd, xenium=read_xenium, zarr=_read_zarr,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['no_pickle', 'read_spatialdata']
 
-# %% ../nbs/02e_sdata.ipynb #4719b123
+# %% ../nbs/02e_sdata.ipynb #1c437494
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ import shapely
 from anndata import AnnData
 from numcodecs.registry import codec_registry
 
-from .checks import check_sparse, log, reading
+from .checks import check_positive, check_sparse, log, reading
 from .core import Section, StandError, existing_path, unknown_name
 from .formats import section_from_anndata
 from .io import check_grid
@@ -80,7 +80,7 @@ def _choose(kind: str, there: Mapping[str, Any], named: str | None, where: str) 
     "Choose an element: the one that is named, or the only one."
     if not there: raise StandError(f"{where}: found no {kind}; wanted one")
     if named in there: return named
-    if named is not None: raise unknown_name(kind, named, there)
+    if named is not None: raise unknown_name(kind.removesuffix("s"), named, there)  # shapes: the message adds the s
     if len(there) == 1: return next(iter(there))
     raise StandError(f"{where}: found {len(there)} of kind {kind}, {list(there)[:8]}; name one with {kind}=")
 
@@ -179,6 +179,7 @@ def read_spatialdata(
         path = existing_path(source, "SpatialData store")
         source, name = _open_store(path), name or path.stem
     where = name or "SpatialData"
+    if spot_diameter_um is not None: check_positive(spot_diameter_um, f"{where}: spot_diameter_um")
     if not (source.images or source.shapes or source.tables): raise StandError(f"{where}: holds no images, shapes or tables")
     table, shapes, rows, spots = _table_of_spots(source, table, shapes, where)
     element, name, slide, affine = source.shapes[shapes], name or shapes, None, np.eye(3)

@@ -29,6 +29,19 @@ def level_shrinks(
     whole = np.rint(ratios)
     return np.where((np.abs(sizes[0] / whole[:, None] - sizes) < 1).all(1), whole, ratios)
 
+# %% ../nbs/01_slide.ipynb #check-region
+_MOST_READ = 2**31  # pixels in one region, of the output or of the level that it is cut from
+
+
+def _check_region(x: float, y: float, width: float, height: float, scale: float, shrink: float) -> None:
+    "Raise `StandError` unless a region has a place, an extent and a scale, and can be in memory."
+    found = f"region at x={x}, y={y} of width={width}, height={height} px at scale {scale:.4g}"
+    numbers = np.array([x, y, width, height, scale], dtype=float)
+    if not (np.abs(numbers) < 1e12).all() or min(width, height, scale) <= 0:  # the first is not so for nan
+        raise StandError(f"{found}: wanted finite numbers, width, height and scale above 0")
+    if (most := width * height * max(scale, 1 / shrink) ** 2) > _MOST_READ:
+        raise StandError(f"{found}: {most:,.0f} px to read, at most {_MOST_READ:,} at once; read smaller regions")
+
 # %% ../nbs/01_slide.ipynb #read-levels
 def read_levels(
     levels: list,  # finest first; each slices to (h, w, >= 3) uint8
@@ -39,9 +52,10 @@ def read_levels(
     scale: float,  # output pixels per full-resolution pixel; 0.5 halves the image
 ) -> np.ndarray:  # (h, w, 3) uint8 RGB with h = round(height * scale); white outside the image
     "Read a region at a scale."
-    size = max(1, round(width * scale)), max(1, round(height * scale))
     shrinks = level_shrinks(levels)
     level = _level_for(shrinks, scale)
+    _check_region(x, y, width, height, scale, shrinks[level])
+    size = max(1, round(width * scale)), max(1, round(height * scale))
     box = np.array([x, y, x + width, y + height]) / shrinks[level]
     x0, y0, x1, y1 = (int(v) for v in (*np.floor(box[:2]), *np.ceil(box[2:])))
     pixels = _cut(levels[level], x0, y0, x1, y1)
@@ -117,6 +131,10 @@ class Slide:
     levels: list = field(repr=False)  # finest first; each slices to (h, w, >= 3) uint8
     mpp: float | None = None  # µm per full-resolution pixel, None if nobody knows
     name: str = "slide"
+    path: Path | None = field(default=None, init=False, repr=False, compare=False)  # set by `open_slide`; `replace` forgets it
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        return super().__reduce_ex__(protocol) if self.path is None else (_open_again, (self.path, self.mpp, self.name))
 
     @property
     def height(self) -> int: return int(self.levels[0].shape[0])  # full-resolution pixels
@@ -146,6 +164,7 @@ class Slide:
         max_px: int = 1000,  # longest side of the output, pixels
     ) -> tuple[np.ndarray, float]:  # (h, w, 3) uint8 and its scale: output pixels per full-resolution pixel
         "Return a small picture of the whole slide."
+        if isinstance(max_px, str) or not max_px >= 1: raise StandError(f"slide {self.name!r}: a thumbnail of {max_px} px; wanted 1 or more")
         return shrink_levels(self.levels, scale := min(1.0, max_px / max(self.width, self.height))), scale
 
     def tissue_mask(
@@ -166,20 +185,32 @@ def _describe(slide: Slide) -> str:
 def _scale(slide: Slide, mpp: float) -> float:
     "Work out the output pixels per full-resolution pixel at `mpp` µm per output pixel."
     if slide.mpp is None: raise StandError(f"slide {slide.name!r}: µm per pixel unknown; give mpp= when opening it")
-    if not mpp > 0: raise StandError(f"slide {slide.name!r}: cannot be read at {mpp} µm per pixel; wanted a positive number")
+    if isinstance(mpp, str) or not 0 < mpp < np.inf:
+        raise StandError(f"slide {slide.name!r}: cannot be read at {mpp} µm per pixel; wanted a positive number")
     return slide.mpp / mpp
 
 # %% ../nbs/01_slide.ipynb #open-slide
 def open_slide(
-    source: str | Path | np.ndarray,  # image file (TIFF, SVS, OME-TIFF, JPEG, PNG), OME-Zarr folder, or an array (h, w, 3)
+    source: str | Path | np.ndarray | Slide,  # image file (TIFF, SVS, JPEG, PNG, ...), OME-Zarr folder, array (h, w, 3) or Slide
     mpp: float | None = None,  # µm per pixel; by default what the file says, None if it says nothing
     name: str | None = None,  # by default the file's name
 ) -> Slide:
-    "Open an H&E image lazily; raise `StandError` if it is damaged or not in colour."
-    if isinstance(source, Slide): return source
-    if hasattr(source, "shape"):
-        levels, found, name = [RGBLevel(source, name=name or "array")], None, name or "array"
+    "Open an H&E image lazily, or give a slide another scale or name; raise `StandError` if it is damaged or not in colour."
+    if isinstance(source, Slide): levels, found, path, name = source.levels, source.mpp, source.path, name or source.name
+    elif hasattr(source, "shape"):
+        levels, found, path, name = [RGBLevel(source, name=name or "array")], None, None, name or "array"
         check_white(levels)
-    else: levels, found, name = *open_image(source), name or Path(source).stem
-    mpp = found if mpp is None else mpp
-    return Slide(levels, None if mpp is None else check_mpp(mpp, f"image {name}"), name)
+    else:
+        levels, found = open_image(source)
+        path = Path(source).expanduser().absolute()
+        name = name or path.stem
+    slide = Slide(levels, found if mpp is None else check_mpp(mpp, f"image {name}"), name)
+    slide.path = path
+    return slide
+
+
+def _open_again(path: Path, mpp: float | None, name: str) -> Slide:
+    "Open a slide that was pickled."
+    slide = open_slide(path, name=name)
+    slide.mpp = mpp
+    return slide

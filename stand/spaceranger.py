@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VISIUM_STEP_UM', 'read_10x', 'outs_folder', 'read_visium', 'read_visium_hd']
 
-# %% ../nbs/02b_spaceranger.ipynb #edc38a62
+# %% ../nbs/02b_spaceranger.ipynb #af69f5c4
 import json
 import re
 from dataclasses import replace
@@ -20,10 +20,10 @@ from geopandas import GeoDataFrame
 from PIL import Image
 from scipy.sparse import csr_matrix
 
-from .checks import as_numbers, check_columns, check_counts, check_h5, check_sparse, check_unique, find_one, log
-from .checks import note_gene_ids, open_text, read_table, reading, unique_genes
+from .checks import as_flags, as_numbers, check_columns, check_counts, check_h5, check_positive, check_sparse, check_unique
+from .checks import find_one, log, note_gene_ids, open_text, read_table, reading, unique_genes
 from .core import Section, StandError, existing_path
-from .io import check_on_slide, check_small_images, match_spots, section_from_tables, settle_mpp
+from .io import check_on_slide, check_scalefactors, check_small_images, match_spots, section_from_tables, settle_mpp
 from .slide import Slide, open_slide
 
 # %% ../nbs/02b_spaceranger.ipynb #h5-parts
@@ -39,12 +39,23 @@ def _h5_parts(path: Path) -> tuple[csr_matrix, np.ndarray, pd.DataFrame]:
         if "matrix" not in file: names = dict(gene="gene_names", gene_ids="genes")
         for field in (*names.values(), "data", "indices", "indptr", "shape", "barcodes"):
             if field not in matrix: raise StandError(f"{path.name}: {matrix.name!r} has no {field!r}; found {sorted(matrix)}")
-        features = pd.DataFrame({column: matrix[field].asstr()[:] for column, field in names.items()})
+        lists = {column: matrix[field].asstr()[:] for column, field in names.items()}
+        if len(set(map(len, lists.values()))) > 1:
+            lengths = {column: len(names) for column, names in lists.items()}
+            raise StandError(f"{path.name}: lists of features differ in length, {lengths}; is it cut off?")
+        features = pd.DataFrame(lists)
         parts, shape = [matrix[key][:] for key in ("data", "indices", "indptr")], matrix["shape"][:][::-1]
         X, barcodes = csr_matrix((parts[0].astype(np.float32), *parts[1:]), shape=tuple(shape)), matrix["barcodes"].asstr()[:]
     check_sparse(X, path.name)
     _check_shape(X.shape, len(barcodes), len(features), path)
-    return X, barcodes, features
+    return _once(X, X.nnz, path), barcodes, features
+
+
+def _once(X: csr_matrix, entries: int, path: Path) -> csr_matrix:
+    "Raise `StandError` if an entry of the file is there twice; scipy would add the two."
+    X.sum_duplicates()
+    if X.nnz == entries: return X
+    raise StandError(f"{path.name}: {entries - X.nnz} entries are there twice; wanted one for each feature and barcode")
 
 
 def _check_shape(shape: tuple[int, int], barcodes: int, features: int, path: Path) -> None:
@@ -63,12 +74,14 @@ def _read_mtx(path: Path, n_barcodes: int, n_features: int) -> csr_matrix:
         while line.startswith(b"%"): line = file.readline()
         rows, columns, entries = map(int, line.split())
         _check_shape((columns, rows), n_barcodes, n_features, path)  # before memory is taken for it
+        if len(first := file.peek(200).split(b"\n", 1)[0].split()) > 3:
+            raise StandError(f"{path.name}: entries like {b' '.join(first)!r}; wanted 3 numbers: feature, barcode, count")
         table = pd.read_csv(file, sep=r"\s+", header=None, names=["feature", "barcode", "count"], index_col=False,
                             float_precision="round_trip")  # see `read_table`
         if len(table) != entries:
             raise StandError(f"{path.name}: {entries} entries announced, {len(table)} found; is it cut off?")
         at = table["barcode"].to_numpy() - 1, table["feature"].to_numpy() - 1
-        return csr_matrix((table["count"].to_numpy(np.float32), at), shape=(columns, rows))
+        return _once(csr_matrix((table["count"].to_numpy(np.float32), at), shape=(columns, rows)), entries, path)
 
 
 def _mtx_parts(folder: Path) -> tuple[csr_matrix, np.ndarray, pd.DataFrame]:
@@ -94,7 +107,8 @@ def read_10x(
     kinds = sorted(features["feature_types"].unique())
     if not genes.any(): raise StandError(f"{path.name}: found features of type {kinds}; wanted 'Gene Expression'")
     obs = pd.DataFrame(index=check_unique(pd.Index(barcodes), "barcode", path.name))
-    var = features[genes].drop(columns="gene").set_index(unique_genes(features["gene"][genes], path.name))
+    symbols = unique_genes(features["gene"][genes], path.name, features["gene_ids"][genes])
+    var = features[genes].drop(columns="gene").set_index(symbols)
     note_gene_ids(var, path.name)
     if others := int((~genes).sum()): log.info("%s: %d features left out, no gene expression", path.name, others)
     return AnnData(X if genes.all() else X[:, genes], obs, var), others
@@ -112,9 +126,10 @@ def _read_positions(spatial: Path) -> pd.DataFrame:
         has_header = str(table.iloc[0, 0]).startswith("barcode")
         names = table.iloc[0] if has_header else _POSITIONS if table.shape[1] == 6 else table.columns
         table = table[int(has_header):].set_axis([str(name) for name in names], axis=1)
-    check_columns(table, _POSITIONS, path.name, numeric=_POSITIONS[1:])
-    values = {column: as_numbers(table[column]) for column in _POSITIONS[1:]}
-    for column in _POSITIONS[1:4]:
+    check_columns(table, _POSITIONS, path.name, numeric=_POSITIONS[2:])
+    values = dict(in_tissue=as_flags(table["in_tissue"], path.name).astype(int))
+    values |= {column: as_numbers(table[column]) for column in _POSITIONS[2:]}
+    for column in _POSITIONS[2:4]:
         if (values[column] != np.rint(values[column])).any() or np.abs(values[column]).max() > 1e9:
             raise StandError(f"{path.name}: column {column!r} has numbers that are not whole; wanted places on the array")
         values[column] = values[column].astype(int)
@@ -128,10 +143,7 @@ def _read_scalefactors(spatial: Path, wanted: str) -> dict:
     with open_text(path, "scale factors") as file: factors = json.load(file)
     if not isinstance(factors, dict) or wanted not in factors:
         raise StandError(f"{path.name}: found {str(factors)[:80]}; wanted an object with {wanted!r}")
-    for key, value in factors.items():
-        if isinstance(value, int | float) and np.isfinite(value) and value > 0: continue
-        raise StandError(f"{path.name}: {key} is {value!r}; wanted a positive number")
-    return factors
+    return {key: check_positive(value, f"{path.name}: {key}") for key, value in factors.items()}
 
 
 def _read_small_images(spatial: Path) -> dict[str, np.ndarray]:
@@ -142,16 +154,6 @@ def _read_small_images(spatial: Path) -> dict[str, np.ndarray]:
         with reading(paths[kind][0], "small image"), Image.open(paths[kind][0]) as picture:
             images[kind] = np.asarray(picture.convert("RGB"))
     return images
-
-# %% ../nbs/02b_spaceranger.ipynb #check-scalefactors
-def _check_scalefactors(section: Section, low_um: float, high_um: float) -> Section:
-    "Raise `StandError` unless Space Ranger's scale factors fit µm per pixel of the array."
-    factors = section.spots.uns["spatial"][section.name]["scalefactors"]
-    drawn_um, said = factors["spot_diameter_fullres"] * section.mpp, factors.get("microns_per_pixel", section.mpp)
-    if low_um <= drawn_um <= high_um and 0.9 < said / section.mpp < 1.1: return section
-    said = f", microns_per_pixel {said:.4g}" if "microns_per_pixel" in factors else ""
-    raise StandError(f"{section.name}: scalefactors_json.json makes spots {drawn_um:.3g} µm wide{said}, at {section.mpp:.4g} µm "
-                     f"per pixel; wanted {low_um:g} to {high_um:g} µm; are scale factors and positions of one run?")
 
 # %% ../nbs/02b_spaceranger.ipynb #outs-folder
 def outs_folder(
@@ -168,18 +170,26 @@ def outs_folder(
     named = path.resolve()
     return inside[0], named.parent.name if named.name == "outs" else named.name
 
-# %% ../nbs/02b_spaceranger.ipynb #read-outs
+# %% ../nbs/02b_spaceranger.ipynb #read-counts
 VISIUM_STEP_UM = (50.0, 100 * 3**0.5 / 2)  # µm for a step of array_col and of array_row
 
 
-def _read_outs(folder: Path, matrix: str, step_um: tuple, size_um: float, notes: dict, **kwargs) -> Section:
+def _read_counts(folder: Path, matrix: str) -> tuple[AnnData, int]:
+    "Read the counts in a folder: `matrix` as HDF5 or folder, else the three files of such a folder."
+    flat = not any(folder.glob(f"*{matrix}*")) and any(folder.glob("*matrix.mtx*"))
+    return read_10x(folder if flat else find_one(folder, (f"*{matrix}.h5", f"*{matrix}"), "10x counts"))
+
+
+def _read_outs(folder: Path, matrix: str, step_um: tuple, size_um: float, square: bool, notes: dict, **kwargs) -> Section:
     "Read the section in a folder with counts and `spatial/`; arguments as in `section_from_tables`."
-    counts, others = read_10x(find_one(folder, (f"*{matrix}.h5", f"*{matrix}"), "10x counts"))
-    spatial = folder / "spatial"
+    (counts, others), spatial = _read_counts(folder, matrix), folder / "spatial"
     factors = _read_scalefactors(spatial, "spot_diameter_fullres")
-    kwargs |= dict(scalefactors=factors, images=_read_small_images(spatial))
+    cytassist = square or any([*spatial.glob("*cytassist_image*"), *spatial.glob("*aligned_tissue_image*")])
+    kwargs |= dict(scalefactors=factors, images=_read_small_images(spatial), mirror=cytassist, subset=square, raw="raw" in matrix)
     notes = notes | dict(other_features=others)
-    return section_from_tables(counts, _read_positions(spatial), step_um, size_um, notes=notes, **kwargs)
+    section = section_from_tables(counts, _read_positions(spatial), step_um, size_um, notes=notes, **kwargs)
+    check_scalefactors(factors, section.mpp, size_um, square, f"{section.name}, scalefactors_json.json")
+    return section
 
 # %% ../nbs/02b_spaceranger.ipynb #read-visium
 def read_visium(
@@ -194,14 +204,16 @@ def read_visium(
     folder, found_name = outs_folder(path)
     if (folder / "binned_outputs").is_dir():
         raise StandError(f"{found_name}: found 'binned_outputs', so it is Visium HD: use read_visium_hd")
-    section = _read_outs(folder, matrix, VISIUM_STEP_UM, 55.0, dict(technology="visium"), name=name or found_name, image=image,
-                         mpp=mpp, in_tissue_only=in_tissue_only)
-    return _check_scalefactors(section, 27.5, 110)
+    return _read_outs(folder, matrix, VISIUM_STEP_UM, 55.0, False, dict(technology="visium"), name=name or found_name,
+                      image=image, mpp=mpp, in_tissue_only=in_tissue_only)
 
 # %% ../nbs/02b_spaceranger.ipynb #bins-folder
-def _bins_folder(folder: Path, bin_um: int) -> tuple[Path, int]:
+def _bins_folder(folder: Path, bin_um: int | None) -> tuple[Path, int]:
     "Find the folder of one bin size, and that size; `folder` may be that folder itself."
-    if named := re.fullmatch(r"square_(\d{3})um", folder.resolve().name): return folder, int(named[1])
+    if named := re.fullmatch(r"square_(\d{3})um", folder.resolve().name):
+        if bin_um in (None, int(named[1])): return folder, int(named[1])
+        raise StandError(f"Visium HD folder {folder.name!r}: bin_um={bin_um} was given; leave it out, or give the folder above")
+    bin_um = 8 if bin_um is None else bin_um
     bins = folder / "binned_outputs" if (folder / "binned_outputs").is_dir() else folder
     sizes = {int(p.name[7:10]): p for p in sorted(bins.glob("square_[0-9][0-9][0-9]um"))}
     if bin_um in sizes: return sizes[bin_um], bin_um
@@ -236,12 +248,12 @@ def _read_segmented(folder: Path, name: str, image, mpp: float | None, matrix: s
     mpp = settle_mpp(mpp, factors["microns_per_pixel"], slide, name)
     outlines = [find_one(folder, (f"{kind}_segmentations.geojson",), "outlines") for kind in ("cell", "nucleus")]
     cells, nuclei = (_read_outlines(path, mpp) for path in outlines)
-    keep, left_out = match_spots(check_counts(counts, name), cells.assign(in_tissue=1), name)
+    keep, left_out = match_spots(check_counts(counts, name), cells.assign(in_tissue=1), name, subset=True)
     cells = cells.loc[counts.obs_names[keep]]
     obs = pd.DataFrame(dict(in_tissue=1, area_um2=cells["area_um2"], nucleus_area_um2=nuclei["area_um2"].reindex(cells.index)))
     spots = AnnData(csr_matrix(counts.X)[keep], obs, counts.var, obsm=dict(spatial=cells[["x", "y"]].to_numpy()))
     if slide is not None:
-        check_on_slide(spots.obsm["spatial"], slide, name, factors)
+        check_on_slide(spots.obsm["spatial"], slide, name, factors, images)
         check_small_images(images, factors, slide, name)
         slide = replace(slide, mpp=mpp)
     spots.uns["spatial"] = {name: dict(images=images, scalefactors=dict(spot_diameter_fullres=10 / mpp) | factors)}  # for plots
@@ -251,7 +263,7 @@ def _read_segmented(folder: Path, name: str, image, mpp: float | None, matrix: s
 # %% ../nbs/02b_spaceranger.ipynb #read-visium-hd
 def read_visium_hd(
     path: str | Path,  # Space Ranger folder (the run or its `outs`), or one `square_008um` folder
-    bin_um: int = 8,  # side of the bins: 2, 8 or 16 µm
+    bin_um: int | None = None,  # side of the bins: 2, 8 or 16 µm; by default 8, or that of the folder of one size
     image: str | Path | np.ndarray | Slide | None = None,  # the full-resolution H&E that Space Ranger was given
     mpp: float | None = None,  # µm per pixel; by default from the bins
     name: str | None = None,  # section name and key in uns["spatial"]; by default the folder's
@@ -266,9 +278,8 @@ def read_visium_hd(
     if segmented: return _read_segmented(outs, name, image, mpp, matrix or "filtered_feature_cell_matrix")
     folder, bin_um = _bins_folder(outs, bin_um)
     notes = dict(technology="visium_hd", spot_shape="square")
-    section = _read_outs(folder, matrix or "filtered_feature_bc_matrix", (bin_um, bin_um), float(bin_um), notes, name=name,
+    section = _read_outs(folder, matrix or "filtered_feature_bc_matrix", (bin_um, bin_um), float(bin_um), True, notes, name=name,
                          image=image, mpp=mpp, in_tissue_only=in_tissue_only)
-    _check_scalefactors(section, 0.9 * bin_um, 1.1 * bin_um)
     if not nuclei: return section
     outlines = find_one(outs / "segmented_outputs", ("nucleus_segmentations.geojson",), "Space Ranger 4's nuclei")
     return replace(section, nuclei=_read_outlines(outlines, section.mpp))
