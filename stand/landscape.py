@@ -60,6 +60,13 @@ def _conv(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True))
 
 
+def _blurred(x: Tensor) -> Tensor:
+    "Blur by two box filters of 3 px, which are one of weights 1, 2, 3, 2, 1."
+    weights = x.new_tensor([1, 2, 3, 2, 1]).div(9).expand(x.shape[1], 1, 1, 5)
+    x = F.pad(x, (2, 2, 2, 2), mode="replicate")
+    return F.conv2d(F.conv2d(x, weights, groups=x.shape[1]), weights.mT, groups=x.shape[1])
+
+
 class _Residual(nn.Module):
     "Two convolutions around which the input is led."
 
@@ -87,8 +94,7 @@ class LandscapeNet(nn.Module):
         self.head = nn.Conv2d(widths[0], 8, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        for _ in range(2): x = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-        maps = [self.stem(x)]
+        maps = [self.stem(_blurred(x))]
         for down in self.down: maps.append(down(maps[-1]))
         x = maps.pop()
         for side, up in zip(reversed(self.side), reversed(self.up)):
@@ -101,7 +107,8 @@ def ink_mask(
     mpp: float,  # µm per pixel
 ) -> np.ndarray:  # (h, w) bool
     "Tell where a pen has been: squares of 16 µm that are black or too green all over, and 2 µm around."
-    ink = (rgb.max(-1) < 60) | (rgb[..., 1].astype(np.int16) - rgb[..., 0] > 20)
+    red, green, blue = np.moveaxis(rgb, -1, 0)
+    ink = (np.maximum(np.maximum(red, green), blue) < 60) | (green > np.minimum(red, 235) + np.uint8(20))
     side = int(16 / mpp) | 1
     if ink.sum() < side**2: return np.zeros_like(ink)
     return ndimage.maximum_filter(ndimage.minimum_filter(ink, side), side + 2 * round(2 / mpp))
@@ -112,8 +119,10 @@ def slide_bounds(
     mpp: float,  # µm per pixel
 ) -> np.ndarray:  # (2, 3) float32: what becomes 0 and 1
     "Find the darkest and the brightest of each channel of a slide."
-    plain = rgb[~ink_mask(rgb, mpp)]
-    low, high = np.percentile(plain if len(plain) else rgb.reshape(-1, 3), [0.1, 99.9], axis=0)
+    ink = ink_mask(rgb, mpp)
+    plain = rgb[~ink] if ink.any() and not ink.all() else rgb.reshape(-1, 3)
+    ranks = [np.bincount(channel, minlength=256).cumsum() for channel in plain.T]
+    low, high = np.array([np.searchsorted(r, np.array([0.001, 0.999]) * len(plain)) for r in ranks]).T
     return np.stack([np.minimum(low, high - 120), high]).astype(np.float32)
 
 
