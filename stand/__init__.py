@@ -1,13 +1,10 @@
 """ST-AnD: the gene expression of every nucleus in an H&E image, learned from spatial transcriptomics.
 
-Finding nuclei, which needs torch and geopandas as nearly all does, is loaded with the package, so that its first call is as quick
-as the next; other public names are loaded when first used, so that fastai and the plots cost nothing until then.
+Public names are loaded when first used, so that `import stand` is quick.
 """
 __version__ = "0.1.0"
 
 from importlib import import_module as _import_module
-
-from stand.nuclei import segment_image, segment_nuclei
 
 _MODULE_OF = {
     "Section": "core", "StandError": "core",
@@ -15,7 +12,7 @@ _MODULE_OF = {
     "read_st": "io", "read_visium": "spaceranger", "read_visium_hd": "spaceranger", "read_section": "read",
     "read_spatialdata": "sdata", "read_xenium": "cells", "read_cells": "cells", "read_hest": "formats", "section_from_anndata": "formats",
     "from_geojson": "annotations", "read_nuclei": "foreign",
-    "spot_overlaps": "overlap",
+    "segment_image": "nuclei", "segment_nuclei": "nuclei", "spot_overlaps": "overlap",
     "encode_nuclei": "encoder",
     "load_model": "model", "STDataLoaders": "learner", "stand_learner": "learner",
     "predict_nuclei": "deconvolution", "deconvolve": "deconvolution", "predict_spots": "deconvolution",
@@ -25,7 +22,7 @@ _MODULE_OF = {
 }
 _MODULES = {"core", "slide", "io", "datasets", "nuclei", "encoder", "likelihood", "model", "learner", "deconvolution", "canvas", "plot", "evaluate", "cli"}
 
-__all__ = sorted({*_MODULE_OF, *_MODULES, "segment_image", "segment_nuclei"} - {"cli", "core"})
+__all__ = sorted({*_MODULE_OF, *_MODULES} - {"cli", "core"})
 
 
 def __getattr__(name: str):
