@@ -18,11 +18,10 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import stand
-from stand.landscape import LandscapeNet, draw_landscape, normalised, slide_bounds
+from stand.landscape import draw_landscape, normalised, slide_bounds
 
 SIDE = 640  # of a tile, pixels of 0.5 µm
 HED = F.normalize(torch.tensor([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]]))  # Ruifrok & Johnston 2001
@@ -66,6 +65,53 @@ def blur(x: Tensor, sigma: float) -> Tensor:
     w = (w / w.sum()).repeat(x.shape[1], 1, 1, 1)
     x = F.conv2d(F.pad(x, (0, 0, 3, 3), mode="replicate"), w.mT, groups=x.shape[1])
     return F.conv2d(F.pad(x, (3, 3, 0, 0), mode="replicate"), w, groups=x.shape[1])
+
+
+def conv(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
+    "Convolve 3 x 3, normalise, rectify."
+    return nn.Sequential(nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True))
+
+
+def blurred(x: Tensor) -> Tensor:
+    "Blur by two box filters of 3 px, which are one of weights 1, 2, 3, 2, 1."
+    weights = x.new_tensor([1, 2, 3, 2, 1]).div(9).expand(x.shape[1], 1, 1, 5)
+    x = F.pad(x, (2, 2, 2, 2), mode="replicate")
+    return F.conv2d(F.conv2d(x, weights, groups=x.shape[1]), weights.mT, groups=x.shape[1])
+
+
+class Residual(nn.Module):
+    "Two convolutions around which the input is led."
+
+    def __init__(self, n: int):
+        super().__init__()
+        self.first, self.second = conv(n, n), conv(n, n)[:2]
+
+    def forward(self, x: Tensor) -> Tensor: return F.relu(x + self.second(self.first(x)), inplace=True)
+
+
+class LandscapeNet(nn.Module):
+    "Map scaled RGB (n, 3, h, w), sides multiples of 16, to logits (n, 2, h, w) of nucleus and depth."
+
+    def __init__(
+        self,
+        widths: tuple[int, ...] = (24, 48, 64, 96),  # channels at 1/2, 1/4, 1/8, 1/16 of the resolution
+        depths: tuple[int, ...] = (0, 1, 2, 2),  # residual blocks at each
+    ):
+        super().__init__()
+        steps = list(zip(widths, widths[1:], depths[1:]))
+        self.stem = nn.Sequential(nn.PixelUnshuffle(2), conv(12, widths[0]), *(Residual(widths[0]) for _ in range(depths[0])))
+        self.down = nn.ModuleList(nn.Sequential(conv(a, b, 2), *(Residual(b) for _ in range(n))) for a, b, n in steps)
+        self.side = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b, _ in steps)
+        self.up = nn.ModuleList(conv(a, a) for a, *_ in steps)
+        self.head = nn.Conv2d(widths[0], 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [self.stem(blurred(x))]
+        for down in self.down: maps.append(down(maps[-1]))
+        x = maps.pop()
+        for side, up in zip(reversed(self.side), reversed(self.up)):
+            x = up(F.interpolate(side(x), scale_factor=2, mode="bilinear") + maps.pop())
+        return F.pixel_shuffle(self.head(x), 2)
 
 
 class Crops(torch.utils.data.Dataset):
@@ -130,11 +176,21 @@ class BFloat16(Callback):
     def after_pred(self): self.cast.__exit__(None, None, None)
 
 
+def save_onnx(net: LandscapeNet, path: Path) -> None:
+    "Write the network with its sigmoid for ONNX Runtime, for images of any size in multiples of 16."
+    side = {axis: torch.export.Dim(name, min=1, max=1 << 12) * 16 for axis, name in ((2, "rows"), (3, "columns"))}
+    example = torch.zeros(1, 3, 64, 96)
+    program = torch.onnx.export(nn.Sequential(net, nn.Sigmoid()).eval(), (example,), input_names=["rgb"], output_names=["drawn"],
+                                dynamic_shapes=(side,), dynamo=True, verbose=False)
+    for node in program.model.graph: node.metadata_props.clear()  # the exporter notes where on this machine each step was defined
+    program.save(path, external_data=False)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", type=Path, required=True, help="folder with her2st/, instanseg/, wsi/")
     p.add_argument("--instanseg", required=True, help="TorchScript file of brightfield_nuclei")
-    p.add_argument("--out", type=Path, default=Path(stand.__file__).parent / "weights" / "nuclei.safetensors")
+    p.add_argument("--out", type=Path, default=Path(stand.__file__).parent / "weights" / "nuclei.onnx")
     p.add_argument("--epochs", type=int, default=16, help="of 4,000 crops, 250 steps")
     p.add_argument("--tiles", type=Path, help="keep the labelled tiles here, to try again without InstanSeg")
     args = p.parse_args()
@@ -156,7 +212,7 @@ def main():
     net = LandscapeNet().to(memory_format=torch.channels_last)
     learn = Learner(DataLoaders(train, valid), net, loss_func=landscape_loss, wd=1e-2, cbs=BFloat16())
     with learn.no_bar(): learn.fit_one_cycle(args.epochs, 3e-3)
-    save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in net.state_dict().items()}, args.out)
+    save_onnx(net, args.out)
 
 
 if __name__ == "__main__": main()

@@ -12,7 +12,7 @@ _MODULE_OF = {
     "read_st": "io", "read_visium": "spaceranger", "read_visium_hd": "spaceranger", "read_section": "read",
     "read_spatialdata": "sdata", "read_xenium": "cells", "read_cells": "cells", "read_hest": "formats", "section_from_anndata": "formats",
     "from_geojson": "annotations", "read_nuclei": "foreign",
-    "segment_image": "nuclei", "segment_nuclei": "nuclei", "spot_overlaps": "overlap",
+    "segment_image": "segmenters", "segment_nuclei": "nuclei", "spot_overlaps": "overlap",
     "encode_nuclei": "encoder",
     "load_model": "model", "STDataLoaders": "learner", "stand_learner": "learner",
     "predict_nuclei": "deconvolution", "deconvolve": "deconvolution", "predict_spots": "deconvolution",
