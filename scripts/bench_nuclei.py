@@ -18,17 +18,17 @@ import tifffile
 
 
 def write_large(source: Path, target: Path, copies: int = 8, side: int = 2560) -> None:
-    "Write copies x copies mirrored copies of the middle of a slide as a tiled TIFF with one level of an eighth below."
+    "Write copies x copies mirrored copies of the middle of a slide as a tiled TIFF with one level of a quarter below."
     import stand
     slide = stand.open_slide(source, mpp=0.686)
     piece = slide.read(slide.width // 2 - side // 2, slide.height // 2 - side // 2, side, side)
     row = lambda i: np.hstack([piece[::(-1) ** i, ::(-1) ** j] for j in range(copies)])
-    small = lambda rows: rows.reshape(len(rows) // 8, 8, -1, 8, 3).mean((1, 3)).astype(np.uint8)
+    small = lambda rows: rows.reshape(len(rows) // 4, 4, -1, 4, 3).mean((1, 3)).astype(np.uint8)
     tiles = (rows[y:y + 512, x:x + 512] for rows in map(row, range(copies)) for y in range(0, side, 512) for x in range(0, side * copies, 512))
-    options = dict(tile=(512, 512), photometric="rgb", compression="zlib", resolution=(1e4 / 0.686,) * 2, resolutionunit="CENTIMETER")
+    options = dict(tile=(512, 512), photometric="rgb", metadata=None, compression="zlib", resolution=(1e4 / 0.686,) * 2, resolutionunit="CENTIMETER")
     with tifffile.TiffWriter(target, bigtiff=True) as file:
         file.write(tiles, shape=(side * copies, side * copies, 3), dtype=np.uint8, subifds=1, **options)
-        options["resolution"] = (1e4 / 0.686 / 8,) * 2
+        options["resolution"] = (1e4 / 0.686 / 4,) * 2
         file.write(np.vstack([small(row(i)) for i in range(copies)]), subfiletype=1, **options)
 
 

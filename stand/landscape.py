@@ -110,10 +110,12 @@ def landscape_labels(
     mpp: float,  # µm per pixel, 0.25 to 1.2
     bounds: np.ndarray,  # (2, 3) of `slide_bounds`
     threads: int = 0,  # that the network may use; 0: one a processor
+    frame: int = 0,  # pixels at each side that are only seen, not labelled
 ) -> np.ndarray:  # (h, w) int32, 0 = background
     "Label the nuclei of an image by the landscape that the network draws."
     image = normalised(rgb, bounds)
     image[ink_mask(rgb, mpp)] = 1  # what the pen covers is as good as glass
     zoom = 2 if mpp > 0.75 else 1
     if zoom > 1: image = ndimage.zoom(image, (zoom, zoom, 1), order=1, mode="nearest", grid_mode=True)
-    return labels_of_landscape(*_draw(image, threads), mpp / zoom)[::zoom, ::zoom]
+    inner = slice(frame * zoom, -frame * zoom or None)
+    return np.pad(labels_of_landscape(*_draw(image, threads)[:, inner, inner], mpp / zoom)[::zoom, ::zoom], frame)

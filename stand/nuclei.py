@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['segment_nuclei']
 
-# %% ../nbs/04_nuclei.ipynb #cbd4f6b2
+# %% ../nbs/04_nuclei.ipynb #70d5b8e7
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import shapely
 import torch
 from geopandas import GeoDataFrame
@@ -23,11 +24,15 @@ from tqdm.auto import tqdm
 from .core import Section, StandError, need, unknown_name
 from .dyes import Stains, estimate_stains, hematoxylin
 from .foreign import read_nuclei
-from .outline import label_polygons, label_stain, morphology, polygon_labels
+from .outline import label_polygons, label_stain, morphology, neighbourhood, polygon_labels
 from .segmenters import METHODS, segmenter, working_shrink
 from .slide import Slide
 
 # %% ../nbs/04_nuclei.ipynb #grid
+_MARGIN = 160  # working pixels around a tile's core: the network sees 150 far
+_FRAME = 96  # of these, the outer ones: only seen, without labels
+
+
 class _Grid(NamedTuple):
     "How a section is cut: tissue, tiles, working resolution."
 
@@ -55,7 +60,7 @@ def _grid(section: Section, tile_px: int) -> _Grid:
     mask, scale = replace(section.slide, mpp=section.mpp).tissue_mask(mpp=8)
     if not mask.any(): raise StandError(f"section {section.name!r}: no tissue found on the slide; is it an H&E image?")
     sixteens = lambda px: int(np.ceil(px / 16)) * 16 * shrink  # the network halves four times, so tiles agree if their pixels do modulo 16
-    return _Grid(section.slide, section.mpp, shrink, sixteens(tile_px), sixteens(64 / (section.mpp * shrink)),
+    return _Grid(section.slide, section.mpp, shrink, sixteens(tile_px), _MARGIN * shrink,
                  ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=2), scale)
 
 
@@ -76,9 +81,14 @@ def _tissue_sample(grid: _Grid, n: int = 24, side: int = 384) -> np.ndarray:
     corners = np.clip(np.column_stack([x, y])[pick] / grid.scale - [width / 2, height / 2], 0, room).astype(int)
     return np.concatenate([grid.slide.read_scaled(*corner, width, height, 1 / grid.shrink) for corner in corners])
 
-# %% ../nbs/04_nuclei.ipynb #tile-nuclei
-def _tile_nuclei(corner: np.ndarray, grid: _Grid, find: Callable, stains: Stains) -> tuple:
-    "Segment a tile: polygons in full-resolution pixels and their stain (n, 2), of the nuclei centred in its core."
+# %% ../nbs/04_nuclei.ipynb #measured
+def _measured(polygons: np.ndarray, stain: np.ndarray, grid: _Grid) -> pd.DataFrame:
+    "Put together what is measured of the nuclei of a tile."
+    return morphology(polygons, grid.mpp).assign(hematoxylin=stain[:, 0], chromatin=stain[:, 1])
+
+
+def _tile_nuclei(corner: np.ndarray, grid: _Grid, find: Callable, stains: Stains) -> tuple[np.ndarray, pd.DataFrame]:
+    "Segment a tile: polygons in full-resolution pixels and measures of the nuclei centred in its core."
     rgb = grid.read(corner)
     labels = find(rgb)
     polygons, number = label_polygons(labels)
@@ -87,25 +97,17 @@ def _tile_nuclei(corner: np.ndarray, grid: _Grid, find: Callable, stains: Stains
     mine = ((centre >= corner) & (centre < corner + grid.side)).all(1) & grid.on_tissue(centre)
     mine &= shapely.area(polygons) * grid.mpp**2 >= 8  # touching neighbours took some of a small nucleus: no specks
     stain = label_stain(labels, hematoxylin(rgb, stains), labels.max())
-    return polygons[mine], stain[number[mine] - 1]
+    return polygons[mine], _measured(polygons[mine], stain[number[mine] - 1], grid)
 
-
-def _tile_stain(corner: np.ndarray, grid: _Grid, polygons: np.ndarray, tile: np.ndarray, stains: Stains) -> tuple:
-    "Measure the stain of the given polygons that belong to a tile: their rows and (n, 2)."
-    rows = np.flatnonzero((tile == corner).all(1))
-    density = hematoxylin(grid.read(corner), stains)
-    local = shapely.transform(polygons[rows], lambda xy: (xy - corner + grid.margin) / grid.shrink)
-    return rows, label_stain(polygon_labels(local, density.shape), density, len(rows))
-
-# %% ../nbs/04_nuclei.ipynb #given-nuclei
-def _given_nuclei(polygons: np.ndarray, grid: _Grid, run: Callable, stains: Stains) -> tuple[np.ndarray, np.ndarray]:
-    "Measure the stain of given polygons, tile by tile."
-    centre = shapely.get_coordinates(shapely.centroid(polygons))
-    tile = (centre // grid.side).astype(int) * grid.side
-    parts = run(partial(_tile_stain, grid=grid, polygons=polygons, tile=tile, stains=stains), np.unique(tile, axis=0))
-    stain = np.empty((len(polygons), 2))
-    for rows, values in parts: stain[rows] = values
-    return polygons, stain
+# %% ../nbs/04_nuclei.ipynb #tile-given
+def _tile_given(corner: np.ndarray, grid: _Grid, given: GeoDataFrame, tile: np.ndarray, stains: Stains) -> tuple[np.ndarray, pd.DataFrame]:
+    "Measure those of the given nuclei that belong to a tile, `tile` being the corner of each's."
+    mine = given[(tile == corner).all(1)]
+    polygons, density = mine.geometry.values, hematoxylin(grid.read(corner), stains)
+    local = shapely.transform(np.asarray(polygons), lambda xy: (xy - corner + grid.margin) / grid.shrink)
+    stain = label_stain(polygon_labels(local, density.shape), density, len(mine))
+    kept = {column: mine[column].array for column in ("name", "class") if column in mine}
+    return polygons, _measured(polygons, stain, grid).assign(**kept)
 
 # %% ../nbs/04_nuclei.ipynb #segment-nuclei
 def segment_nuclei(
@@ -124,18 +126,18 @@ def segment_nuclei(
     grid = _grid(section, tile_px)
     sample = _tissue_sample(grid)
     stains = estimate_stains(sample)
+    if given is None:
+        find, tiles = segmenter(method, sample, grid.mpp * grid.shrink, weights, stains, threads=1, frame=_FRAME), _tiles(grid)
+        job = partial(_tile_nuclei, grid=grid, find=find, stains=stains)
+    else:
+        tile = shapely.get_coordinates(given.centroid) // grid.side * grid.side
+        tiles, job = np.unique(tile, axis=0).astype(int), partial(_tile_given, grid=grid, given=given, tile=tile, stains=stains)
     with ThreadPoolExecutor(workers or os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        show = partial(tqdm, desc="nuclei", unit="tile", disable=not progress)
-        run = lambda job, tiles: list(show(pool.map(job, tiles), total=len(tiles)))
-        if given is None:
-            find = segmenter(method, sample, grid.mpp * grid.shrink, weights, stains, threads=1)
-            parts = run(partial(_tile_nuclei, grid=grid, find=find, stains=stains), _tiles(grid))
-            polygons, stain = (np.concatenate(p) for p in zip(*parts))
-        else: polygons, stain = _given_nuclei(given.geometry.values, grid, run, stains)
+        parts = list(tqdm(pool.map(job, tiles), "nuclei", len(tiles), unit="tile", disable=not progress))
+    polygons, table = np.concatenate([p for p, _ in parts]), pd.concat([t for _, t in parts], ignore_index=True)
     if not len(polygons):
         raise StandError(f"section {section.name!r}: no nuclei found; is {section.mpp} µm per pixel right?")
-    table = morphology(polygons, section.mpp).assign(hematoxylin=stain[:, 0], chromatin=stain[:, 1])
-    if given is not None: table = table.assign(**{column: given[column].array for column in ("name", "class") if column in given})
+    table = pd.concat([table, neighbourhood(table[["x", "y"]].to_numpy(), section.mpp)], axis=1)
     order = np.lexsort((table["x"], table["y"]))
     nuclei = GeoDataFrame(table.iloc[order].set_axis([f"n{i}" for i in range(len(order))]), geometry=polygons[order])
     return replace(section, nuclei=nuclei, features=None, encoder=None)

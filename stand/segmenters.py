@@ -28,10 +28,11 @@ def segmenter(
     weights: str | os.PathLike | None = None,  # file or folder of the network, for the last three
     stains: Stains | None = None,  # for "classical"; by default estimated from the sample
     threads: int = 0,  # that the network of "watershed" may use in one call; 0: one a processor
+    frame: int = 0,  # pixels at each side of an image that "watershed" may leave without labels
 ) -> Callable[[np.ndarray], np.ndarray]:  # from (h, w, 3) uint8 to (h, w) int32 labels, 0 = background
     "Make the function that finds nuclei on a slide."
     if method not in METHODS: raise unknown_name("segmentation method", method, METHODS)
-    if method == "watershed": return partial(landscape_labels, mpp=mpp, bounds=slide_bounds(sample, mpp), threads=threads)
+    if method == "watershed": return partial(landscape_labels, mpp=mpp, bounds=slide_bounds(sample, mpp), threads=threads, frame=frame)
     if method == "classical": return partial(classical_labels, mpp=mpp, stains=stains or estimate_stains(sample))
     from stand import networks  # which loads torch, so only when asked for
     return getattr(networks, f"{method}_segmenter")(sample, mpp, weights)
