@@ -109,6 +109,18 @@ def _tile_given(corner: np.ndarray, grid: _Grid, given: GeoDataFrame, tile: np.n
     kept = {column: mine[column].array for column in ("name", "class") if column in mine}
     return polygons, _measured(polygons, stain, grid).assign(**kept)
 
+# %% ../nbs/04_nuclei.ipynb #doubled
+def _doubled(polygons: np.ndarray, grid: _Grid) -> np.ndarray:
+    "Mark nuclei, (n,) bool, that were found in the tile before as well."
+    centre = shapely.get_coordinates(shapely.centroid(polygons))
+    to_seam = abs((centre + grid.side / 2) % grid.side - grid.side / 2).min(1)
+    near = np.flatnonzero(to_seam * grid.mpp < 8)
+    first, second = near[shapely.STRtree(polygons[near]).query(polygons[near], "intersects")]
+    first, second = first[first < second], second[first < second]
+    shared = shapely.area(shapely.intersection(polygons[first], polygons[second]))
+    smaller = np.minimum(*(shapely.area(polygons[side]) for side in (first, second)))
+    return np.isin(np.arange(len(polygons)), second[shared > smaller / 2])
+
 # %% ../nbs/04_nuclei.ipynb #segment-nuclei
 def segment_nuclei(
     section: Section,  # with a slide and its µm per pixel
@@ -135,9 +147,11 @@ def segment_nuclei(
     with ThreadPoolExecutor(workers or os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         parts = list(tqdm(pool.map(job, tiles), "nuclei", len(tiles), unit="tile", disable=not progress))
     polygons, table = np.concatenate([p for p, _ in parts]), pd.concat([t for _, t in parts], ignore_index=True)
+    if given is None: polygons, table = (part[~_doubled(polygons, grid)] for part in (polygons, table))
     if not len(polygons):
         raise StandError(f"section {section.name!r}: no nuclei found; is {section.mpp} µm per pixel right?")
-    table = pd.concat([table, neighbourhood(table[["x", "y"]].to_numpy(), section.mpp)], axis=1)
+    around = neighbourhood(table[["x", "y"]].to_numpy(), section.mpp)
+    table = table.assign(**{column: around[column].array for column in around})
     order = np.lexsort((table["x"], table["y"]))
     nuclei = GeoDataFrame(table.iloc[order].set_axis([f"n{i}" for i in range(len(order))]), geometry=polygons[order])
     return replace(section, nuclei=nuclei, features=None, encoder=None)
