@@ -94,7 +94,7 @@ def run(
     need(section, "slide", "mpp")
     if isinstance(model, (str, Path)): model = load_model(model)
     if model is None: need(section, "spots", "spot_diameter_um")
-    section = _prepared(section, method, trained_model(model).info.encoder.split(" at ")[0] if model else encoder, progress)
+    section = _prepared(section, method, trained_model(model).info.encoder if model else encoder, progress)
     measured = set() if section.spots is None else set(section.spots.var_names)
     also = [*(genes or []), *(gene for gene in plot if gene in measured)]
     learn = model or _trained(section, also, epochs, lr, seed, progress)

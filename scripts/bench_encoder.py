@@ -1,0 +1,72 @@
+"""Time and memory of encoding nuclei: `python scripts/bench_encoder.py --data DIR`.
+
+Encodes section C4 of Andersson et al. (2021), Zenodo 3957257 (92 megapixels, JPEG), with each encoder, and a slide of 400 megapixels made of mirrored
+copies of its middle with the default one, each in a process of its own. Prints seconds, nuclei a second and peak memory (everything, Python and
+torch included). Crops are timed on every 20th nucleus. Nuclei are found once and kept in a temporary folder. `--json` prints a line for each for other programs.
+"""
+import argparse
+import json
+import pickle
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench_nuclei import write_large
+
+import stand
+
+ENCODERS = {  # how `load_encoder` is called, and every how many-th nucleus is encoded
+    "default": ({}, 1),
+    "default, raw": (dict(raw=True), 1),
+    "one scale, 0.5 µm/px": (dict(mpp=0.5), 1),
+    "finer, 0.25 to 2 µm/px": (dict(mpp=(0.25, 0.5, 1, 2)), 1),
+    "Lite2": (dict(encoder="efficientnet_lite2"), 1),
+    "crops of 28 and 112 µm": (dict(crops=True), 20),
+}
+
+
+def prepared(path: Path, folder: Path) -> Path:
+    "Find the nuclei of a slide and keep them in a file."
+    nuclei = stand.segment_nuclei(stand.Section(slide=stand.open_slide(path, mpp=0.686)), progress=False).nuclei
+    (kept := folder / f"{path.stem}.pickle").write_bytes(pickle.dumps(nuclei))  # our own, read by this script only
+    return kept
+
+
+def measured(path: Path, nuclei: Path, name: str) -> dict:
+    "Encode a slide in this process."
+    how, every = ENCODERS[name]
+    section = stand.Section(slide=stand.open_slide(path, mpp=0.686), nuclei=pickle.loads(nuclei.read_bytes()).iloc[::every])
+    encoder = stand.encoder.load_encoder(**how)
+    begin = time.perf_counter()
+    encoded = stand.encode_nuclei(section, encoder, progress=False)
+    return dict(encoder=name, slide=path.stem, nuclei=len(section.nuclei), features=encoded.features.shape[1], seconds=time.perf_counter() - begin,
+                gigabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with her2st/C4.jpg")
+    parser.add_argument("--encoders", nargs="+", default=list(ENCODERS), choices=list(ENCODERS))
+    parser.add_argument("--large", action="store_true", help="the slide of 400 megapixels as well; finding its nuclei takes minutes")
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)  # of the processes that this one starts
+    args = parser.parse_args()
+    if args.one: return print(json.dumps(measured(Path(args.one[0]), Path(args.one[1]), args.one[2])))
+    small = args.data / "her2st" / "C4.jpg"
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = [(small, prepared(small, Path(folder)), name) for name in args.encoders]
+        if args.large:
+            write_large(small, large := Path(folder) / "large.tif")
+            jobs.append((large, prepared(large, Path(folder)), "default"))
+        for job in jobs:
+            out = subprocess.run([sys.executable, __file__, "--data", args.data, "--one", *job], capture_output=True, text=True)
+            if out.returncode: sys.exit(out.stderr)
+            r = json.loads(line := out.stdout.splitlines()[-1])
+            print(line if args.json else f"{r['slide']:6s} {r['encoder']:24s} {r['nuclei']:9,} nuclei x {r['features']:4d}, {r['seconds']:6.1f} s, "
+                  f"{r['nuclei'] / r['seconds']:5.0f} nuclei/s, {r['gigabytes']:.2f} GB", flush=True)
+
+
+if __name__ == "__main__": main()
