@@ -118,13 +118,13 @@ def read_bags(
             sampled.append(values[spot, :, slot, 0])
     return torch.cat(sampled, 1)
 
-# %% ../nbs/08a_finetune.ipynb #tuned-model
+# %% ../nbs/08a_finetune.ipynb #gathered
 class Gathered(SpotPrediction):
     "A `SpotPrediction` that fastai can take apart and put together, as it does in mixed precision."
 
     def __new__(cls, *values): return super().__new__(cls, *(values if len(values) > 1 else values[0]))
 
-
+# %% ../nbs/08a_finetune.ipynb #tuned-model
 class TunedModel(nn.Module):
     "Pixels to spots: a body, a fixed projection, and heads."
 
@@ -146,7 +146,13 @@ class TunedModel(nn.Module):
         self.body.eval()
         return self
 
-    def encode(self, images: Sequence[Tensor], points: Tensor, shape: Tensor, spot: Tensor) -> Tensor:  # (n, n_features)
+    def encode(
+        self,
+        images: Sequence[Tensor],  # one a scale, each (n_spots, side, side, 3) uint8
+        points: Tensor,  # (n, n_scales, 2) x, y from -1 to 1 across the images, one row for each pair of nucleus and spot
+        shape: Tensor,  # (n, n_shape) measured features
+        spot: Tensor,  # (n,) int, which spot of the batch; sorted
+    ) -> Tensor:  # (n, n_features)
         "Give the nuclei of a batch their features."
         parts = []
         for i, rgb in enumerate(images):
@@ -157,7 +163,8 @@ class TunedModel(nn.Module):
             if self.projected: features = (features - self.centre) @ self.matrix
             return torch.cat([features, shape], 1)
 
-    def forward(self, images, points, shape, log_area, overlap, spot, section) -> list[SpotPrediction]:  # as `SpotImages` gives them
+    def forward(self, images, points, shape, log_area, overlap, spot, section) -> list[SpotPrediction]:  # a batch of `SpotImages`
+        "Predict spots; the last four are those of `StandModel`."
         features = self.encode(images, points, shape, spot)
         with torch.autocast(points.device.type, enabled=False):
             return [Gathered(*p) for p in self.heads(features, log_area, overlap, spot, section)]
