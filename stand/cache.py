@@ -51,7 +51,7 @@ def slide_digest(
     found = [(str(p.relative_to(slide.path)), _file_digest(p, p.stat().st_size, p.stat().st_mtime_ns)) for p in files]
     return digest(found)
 
-# %% ../nbs/04h_cache.ipynb #cached-rows
+# %% ../nbs/04h_cache.ipynb #gather-rows
 def gather_rows(
     pieces: Sequence[np.ndarray],  # rows of each piece, (n,) int; together each row once
     tables: Iterable[np.ndarray],  # of each piece, (n, n_columns)
@@ -63,7 +63,7 @@ def gather_rows(
         rows[at] = table
     return rows
 
-
+# %% ../nbs/04h_cache.ipynb #cached-rows
 def cached_rows(
     folder: str | os.PathLike,  # of the cache, made if needed
     key: str,  # a digest of everything the table depends on

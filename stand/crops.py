@@ -77,7 +77,7 @@ def _by_tile(
         windows, x, y = _windows(slide, slide_mpp, points[rows], side_um, size_px)
         return np.concatenate([embed(windows[y[i:i + batch], x[i:i + batch], 0]) for i in range(0, len(rows), batch)])
 
-    tiles, features = plan_tiles(points, _TILE_UM, _TILE_UM), np.empty((len(points), len(views) * dim), np.float32)
+    tiles, features = plan_tiles(points, _TILE_UM), np.empty((len(points), len(views) * dim), np.float32)
     jobs = in_order(lambda tile: np.concatenate([of_view(tile.rows, *view) for view in views], 1), tiles, workers)
     for tile, part in zip(tiles, tqdm(jobs, "encoding nuclei", len(tiles), unit="tile", disable=not progress)):
         if part.shape[1] != features.shape[1]:

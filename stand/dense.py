@@ -40,28 +40,24 @@ def sample_maps(
 
 # %% ../nbs/04d_dense.ipynb #tiles
 class Tile(NamedTuple):
-    "The nuclei of a tile and the rectangle around them, halo excluded."
+    "The nuclei of a tile and the rectangle around their centroids."
 
     rows: np.ndarray  # (n,) int, rows of its nuclei
-    x: float  # left edge, µm
-    y: float  # top edge, µm
-    width: float  # µm
-    height: float  # µm
+    low: np.ndarray  # (2,) x, y of the upper left corner, µm
+    high: np.ndarray  # (2,) x, y of the lower right corner, µm
 
 
 def plan_tiles(
     points_um: np.ndarray,  # (n, 2) x, y of the nuclei in µm from the slide's origin
     tile_um: float,  # side of a tile, µm
-    grid_um: float,  # edges of the rectangles are multiples of this, µm; it divides tile_um
 ) -> list[Tile]:  # in reading order; every nucleus in one tile
     "Group nuclei by tile."
     if not len(points_um): return []
     place = np.floor(points_um / tile_um).astype(int)
     order = np.lexsort((place[:, 0], place[:, 1]))
     firsts = np.flatnonzero(np.r_[True, (np.diff(place[order], axis=0) != 0).any(1)])
-    low = np.floor(np.minimum.reduceat(points_um[order], firsts) / grid_um) * grid_um
-    high = np.ceil(np.maximum.reduceat(points_um[order], firsts) / grid_um + 1e-9) * grid_um
-    return [Tile(rows, *corner, *extent) for rows, corner, extent in zip(np.split(order, firsts[1:]), low, high - low)]
+    low, high = (extreme.reduceat(points_um[order], firsts) for extreme in (np.minimum, np.maximum))
+    return list(map(Tile, np.split(order, firsts[1:]), low, high))
 
 # %% ../nbs/04d_dense.ipynb #encode-tile
 def encode_tile(
@@ -77,8 +73,9 @@ def encode_tile(
     "Encode the nuclei of a tile at every scale."
     parts = []
     for mpp in scales:
-        corner = np.array([tile.x, tile.y]) - halo_px * mpp
-        size = tuple(int(round(extent / mpp)) + 2 * halo_px for extent in (tile.width, tile.height))
+        step = 32 * mpp  # µm
+        corner, end = np.floor(tile.low / step) * step - halo_px * mpp, (np.floor(tile.high / step) + 1) * step + halo_px * mpp
+        size = tuple(np.rint((end - corner) / mpp).astype(int))  # (w, h) px, multiples of 32
         rgb = slide.read_scaled(*corner / slide_mpp, *np.array(size) * mpp / slide_mpp, slide_mpp / mpp)
         local = torch.from_numpy((points_um[tile.rows] - corner) / mpp).float().to(device)
         with torch.inference_mode(): parts.append(sample_maps(run(rgb), local, size).cpu().numpy())
