@@ -59,6 +59,15 @@ def read_crops(
 _TILE_UM = 256  # side of a tile: at 0.125 µm per pixel, 28 µm in 224 px, its region takes 16 MB
 
 
+def _embedded(embed: Callable[[np.ndarray], np.ndarray], crops: np.ndarray) -> np.ndarray:  # (b, dim)
+    "Embed crops, half of them at a time if they are too many for the memory of a GPU."
+    try: return embed(crops)
+    except torch.OutOfMemoryError:
+        if len(crops) == 1: raise
+    half = len(crops) // 2
+    return np.concatenate([_embedded(embed, crops[:half]), _embedded(embed, crops[half:])])
+
+
 def _by_tile(
     slide: Slide,
     slide_mpp: float,
@@ -75,7 +84,7 @@ def _by_tile(
 
     def of_view(rows: np.ndarray, side_um: float, size_px: int) -> np.ndarray:
         windows, x, y = _windows(slide, slide_mpp, points[rows], side_um, size_px)
-        return np.concatenate([embed(windows[y[i:i + batch], x[i:i + batch], 0]) for i in range(0, len(rows), batch)])
+        return np.concatenate([_embedded(embed, windows[y[i:i + batch], x[i:i + batch], 0]) for i in range(0, len(rows), batch)])
 
     tiles, features = plan_tiles(points, _TILE_UM), np.empty((len(points), len(views) * dim), np.float32)
     jobs = in_order(lambda tile: np.concatenate([of_view(tile.rows, *view) for view in views], 1), tiles, workers)
@@ -92,8 +101,8 @@ def encode_crops(
     points_um: np.ndarray,  # (n, 2) x, y of the nuclei in µm from the slide's origin
     embedder: Embedder,  # of `load_embedder`, or your own
     sides_um: Sequence[float] = (28, 112),  # sides of the crops of a nucleus, µm; if the embedder has its µm per pixel, one crop instead
-    batch: int = 64,  # crops at a time
-    workers: int | None = None,  # threads; by default one a processor; 2 are enough to feed a GPU
+    batch: int = 64,  # crops at a time; halved by itself where a GPU runs out of memory
+    workers: int | None = None,  # threads; by default one a processor
     progress: bool = True,  # show a progress bar
     size_px: int = 112,  # side of a crop, pixels, for an embedder that leaves it to the caller
 ) -> np.ndarray:  # (n, n_sides * dim) float32; sides in order

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'SHAPE', 'Projection', 'Encoder', 'default_projection', 'is_transformer', 'load_encoder', 'shape_features',
-           'encode_nuclei']
+           'tile_side', 'encode_nuclei']
 
 # %% ../nbs/05_encoder.ipynb #48dc1700
 import json
@@ -35,6 +35,7 @@ from .pathology import PATHOLOGY, Embedder, load_embedder
 
 # %% ../nbs/05_encoder.ipynb #encoder
 SCALES = (0.5, 1.0, 2.0)  # µm per pixel
+_PIXEL_BYTES = 600  # of GPU memory that a body takes for a pixel; measured for Lite0 and ResNet50, rounded up
 _VERSION = 1  # of the features; raised when the same encoder would give others
 
 
@@ -161,6 +162,16 @@ def _with_features(section: Section, features: np.ndarray, encoder: str) -> Sect
     return replace(section, features=features, encoder=encoder)
 
 # %% ../nbs/05_encoder.ipynb #encode-dense
+def tile_side(
+    device: str,
+    mpp: float,  # finest µm per pixel at which a body looks
+) -> float:  # side of a tile, µm: 512, or on a GPU the most that half of its free memory holds, up to 2048
+    "Choose tiles: small ones keep every core busy, large ones a GPU."
+    if not device.startswith("cuda"): return 512.0
+    room = torch.cuda.mem_get_info(device)[0] / 2 / _PIXEL_BYTES  # pixels
+    return next((um for um in (2048.0, 1024.0) if (um / mpp + 128) ** 2 < room), 512.0)
+
+
 def _dense(section, points, encoder, cache, tile_um, halo_px, device, workers, progress) -> np.ndarray:  # (n_nuclei, n_features) float32
     "Encode tile by tile, through the cache if there is one."
     if halo_px % 32 or halo_px < 0: raise StandError(f"halo_px={halo_px} must be a multiple of 32, the step of the body's deepest layers")
@@ -186,10 +197,10 @@ def encode_nuclei(
     mpp: float | Sequence[float] | None = None,  # µm per pixel at which a body looks; by default 0.5, 1 and 2
     shape: bool | None = None,  # add `SHAPE`; by default if all of it was measured
     cache: str | os.PathLike | None = None,  # folder to keep features in, and to go on from after an interruption
-    tile_um: float = 512.0,  # side of a tile without its halo, µm
+    tile_um: float | None = None,  # side of a tile without its halo, µm; by default see `tile_side`
     halo_px: int = 64,  # border around a tile that is seen but not kept, pixels of each scale; a multiple of 32
     device: str | None = None,  # by default the fastest one here
-    workers: int | None = None,  # threads; by default one a processor, two for a GPU
+    workers: int | None = None,  # threads; by default one a processor
     progress: bool = True,  # show a progress bar
 ) -> Section:  # the same section with `.features` (n_nuclei, n_features) float32 and `.encoder`
     "Give every nucleus its image features."
@@ -198,12 +209,13 @@ def encode_nuclei(
     if not isinstance(encoder, str | os.PathLike | nn.Module | Encoder): return _with_features(section, np.asarray(encoder, dtype=np.float32), "given")
     need(section, "slide", "mpp")
     device = device or best_device()
-    workers = workers or (None if device == "cpu" else 2)
     if isinstance(encoder, str) and re.search(" µm/px| in crops", encoder): shape = encoder.endswith(" and shape") if shape is None else shape
     if not isinstance(encoder, Encoder): encoder = load_encoder(encoder, mpp, device=device)
     if shape is None: shape = set(SHAPE) <= set(section.nuclei.columns)
     points = shapely.get_coordinates(section.nuclei.geometry.centroid) * section.mpp  # (n_nuclei, 2) µm
-    if isinstance(encoder.net, Embedder): features = encode_crops(section.slide, section.mpp, points, encoder.net, workers=workers, progress=progress)
-    else: features = _dense(section, points, encoder, cache, tile_um, halo_px, device, workers, progress)
+    if isinstance(encoder.net, Embedder): features = encode_crops(section.slide, section.mpp, points, encoder.net, batch=64 if device == "cpu" else 1024, workers=workers, progress=progress)
+    else:
+        if tile_um is None: tile_um = tile_side(device, min(encoder.mpp))
+        features = _dense(section, points, encoder, cache, tile_um, halo_px, device, workers, progress)
     if shape: features = np.concatenate([features, shape_features(section.nuclei)], 1)
     return _with_features(section, features, f"{encoder} and shape" if shape else str(encoder))

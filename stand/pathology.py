@@ -17,7 +17,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import SwiGLUPacked
 from torch import Tensor, nn
 
-from .bodies import DEFAULT_ENCODER, LITE, lite_weights, normalised
+from .bodies import DEFAULT_ENCODER, LITE, lite_weights, normalised, taking_turns
 from .core import StandError, unknown_name
 
 # %% ../nbs/04e_pathology.ipynb #pool-tokens
@@ -96,12 +96,12 @@ class Embedder:
 
 def _embedder(name: str, net: nn.Module, recipe: Recipe, device: str) -> Embedder:
     "Wrap a network; find the length of its vectors by trying if the recipe leaves it open."
-    net = net.to(device).eval()
+    net, turn = net.to(device).eval(), taking_turns(device)
 
     @torch.inference_mode()
     def embed(crops: np.ndarray) -> np.ndarray:
-        pixels = normalised(crops, recipe.mean, recipe.std).to(device)
-        with torch.autocast("cuda", enabled=device.startswith("cuda")): output = net(pixels)
+        pixels = normalised(crops, recipe.mean, recipe.std, device)
+        with turn, torch.autocast("cuda", enabled=device.startswith("cuda")): output = net(pixels)
         return pool_tokens(output, recipe.pooling, recipe.n_prefix).cpu().numpy()
 
     px = recipe.input_px or 112
