@@ -7,8 +7,8 @@ __all__ = ['DEFAULT_ENCODER', 'LITE', 'STRIDES', 'lite_weights', 'Body', 'load_b
            'map_runner']
 
 # %% ../nbs/04c_bodies.ipynb #b0d1e503
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -109,9 +109,15 @@ def best_device() -> str:  # "cuda", "mps" or "cpu"
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def taking_turns(device: str) -> AbstractContextManager:
-    "Let threads read pixels at once, but use a GPU one after another, so that its memory holds one batch; a CPU at once."
-    return nullcontext() if device == "cpu" else Lock()
+def taking_turns(device: str) -> Callable[[], AbstractContextManager]:
+    "Make the context in which threads use a GPU one after another, so that its memory holds one batch; a CPU they use all at once."
+    lock = Lock()
+
+    @contextmanager
+    def turn() -> Iterator[None]:  # fastai has cuDNN try all algorithms for every new size of a tile, 0.7 s each
+        with lock, torch.backends.cudnn.flags(enabled=True, benchmark=False): yield
+
+    return nullcontext if device == "cpu" else turn
 
 # %% ../nbs/04c_bodies.ipynb #map-runner
 @cache
@@ -131,12 +137,13 @@ def map_runner(
     if body.packaged and device == "cpu":
         names, session = [f"stride{s}" for s in STRIDES], _lite0_session(threads)
         return lambda rgb: [torch.from_numpy(m) for m in session.run(names, {"rgb": normalised(rgb).numpy()})]
-    net, turn = deepcopy(body.net).to(device, memory_format=torch.channels_last), taking_turns(device)
+    kind = torch.float16 if device.startswith("cuda") else torch.float32
+    net, turn = deepcopy(body.net).to(device, kind, memory_format=torch.channels_last), taking_turns(device)
 
     @torch.inference_mode()
     def run(rgb: np.ndarray) -> list[Tensor]:
-        pixels = normalised(rgb, body.mean, body.std, device)
-        with turn, torch.autocast("cuda", enabled=device.startswith("cuda")): maps = net(pixels)
+        pixels = normalised(rgb, body.mean, body.std, device).to(kind)
+        with turn(): maps = net(pixels)
         return [maps[i].float() for i in body.which]
 
     return run

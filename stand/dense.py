@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .bodies import STRIDES
 from .slide import Slide
@@ -69,6 +69,7 @@ def encode_tile(
     scales: Sequence[float],  # µm per pixel at which to look
     halo_px: int,  # border that is seen but not kept, pixels of each scale; a multiple of 32
     device: str = "cpu",
+    project: Callable[[Tensor], Tensor] = nn.Identity(),  # of all features (n, n_features) of the body to those that are kept
 ) -> np.ndarray:  # (n nuclei of the tile, n_features) float32; scales in order
     "Encode the nuclei of a tile at every scale."
     parts = []
@@ -78,8 +79,8 @@ def encode_tile(
         size = tuple(np.rint((end - corner) / mpp).astype(int))  # (w, h) px, multiples of 32
         rgb = slide.read_scaled(*corner / slide_mpp, *np.array(size) * mpp / slide_mpp, slide_mpp / mpp)
         local = torch.from_numpy((points_um[tile.rows] - corner) / mpp).float().to(device)
-        with torch.inference_mode(): parts.append(sample_maps(run(rgb), local, size).cpu().numpy())
-    return np.concatenate(parts, 1)
+        with torch.inference_mode(): parts.append(sample_maps(run(rgb), local, size))
+    return project(torch.cat(parts, 1)).cpu().numpy()
 
 
 def cores() -> int:

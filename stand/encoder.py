@@ -10,7 +10,7 @@ __all__ = ['SCALES', 'SHAPE', 'Projection', 'Encoder', 'default_projection', 'is
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +23,7 @@ import timm
 import torch
 from anndata import AnnData
 from safetensors.numpy import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .bodies import DEFAULT_ENCODER, Body, best_device, load_body, map_runner
@@ -46,6 +46,11 @@ class Projection(NamedTuple):
     matrix: np.ndarray  # (n_features, n_components) float32
 
     def __call__(self, features: np.ndarray) -> np.ndarray: return (features - self.mean) @ self.matrix
+
+    def on(self, device: str) -> Callable[[Tensor], Tensor]:  # (n, n_features) to (n, n_components), both on that device
+        "Make a function of torch."
+        mean, matrix = (torch.from_numpy(v).to(device) for v in self)
+        return lambda features: (features - mean) @ matrix
 
 
 @dataclass(frozen=True)
@@ -177,10 +182,10 @@ def _dense(section, points, encoder, cache, tile_um, halo_px, device, workers, p
     if halo_px % 32 or halo_px < 0: raise StandError(f"halo_px={halo_px} must be a multiple of 32, the step of the body's deepest layers")
     if not tile_um > 0: raise StandError(f"tile_um={tile_um}: wanted the side of a tile in µm, above 0")
     tiles, run = plan_tiles(points, tile_um), map_runner(encoder.net, device)
+    project = encoder.projection.on(device) if encoder.projection else nn.Identity()
 
     def encode(i: int) -> np.ndarray:  # (n nuclei of the tile, n_features)
-        features = encode_tile(tiles[i], section.slide, section.mpp, points, run, encoder.mpp, halo_px, device)
-        return encoder.projection(features) if encoder.projection else features
+        return encode_tile(tiles[i], section.slide, section.mpp, points, run, encoder.mpp, halo_px, device, project)
 
     def compute(numbers: Sequence[int]):
         return tqdm(in_order(encode, numbers, workers), "encoding nuclei", len(numbers), unit="tile", disable=not progress)

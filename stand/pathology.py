@@ -101,7 +101,7 @@ def _embedder(name: str, net: nn.Module, recipe: Recipe, device: str) -> Embedde
     @torch.inference_mode()
     def embed(crops: np.ndarray) -> np.ndarray:
         pixels = normalised(crops, recipe.mean, recipe.std, device)
-        with turn, torch.autocast("cuda", enabled=device.startswith("cuda")): output = net(pixels)
+        with turn(), torch.autocast("cuda", enabled=device.startswith("cuda")): output = net(pixels)
         return pool_tokens(output, recipe.pooling, recipe.n_prefix).cpu().numpy()
 
     px = recipe.input_px or 112
