@@ -32,6 +32,7 @@ from .core import Section, StandError, existing_path, need, unknown_name, writte
 from .crops import encode_crops
 from .dense import encode_tile, in_order, plan_tiles
 from .pathology import PATHOLOGY, Embedder, load_embedder
+from .staining import all_round
 
 # %% ../nbs/05_encoder.ipynb #encoder
 SCALES = (0.5, 1.0, 2.0)  # µm per pixel
@@ -61,17 +62,18 @@ class Encoder:
     net: Body | Embedder  # read densely, or in crops
     mpp: tuple[float, ...] = SCALES  # µm per pixel at which a body looks
     projection: Projection | None = None
+    views: int = 1  # ways to lay the tissue that a body's maps are averaged over, see `stand.staining.all_round`
 
     def __str__(self) -> str:
         how = "in crops" if isinstance(self.net, Embedder) else f"at {'+'.join(f'{m:g}' for m in self.mpp)} µm/px"
-        return f"{self.name} {how}"
+        return f"{self.name} {how}" + (f" in {self.views} views" if self.views > 1 else "")
 
     def save(self, folder: str | os.PathLike, overwrite: bool = False) -> Path:
         "Write scales, projection and the network's weights as JSON and safetensors, whole or not at all."
         if not isinstance(self.net, Body): raise StandError(f"encoder {self.name!r}: only encoders with a body can be saved; this one is loaded by its name")
         state = {f"net.{k}": v.cpu().numpy() for k, v in self.net.net.state_dict().items()}
         if self.projection: state |= dict(mean=self.projection.mean, matrix=self.projection.matrix)
-        about = dict(name=self.name, body=self.net.name, packaged=self.net.packaged, mpp=self.mpp, version=_VERSION)
+        about = dict(name=self.name, body=self.net.name, packaged=self.net.packaged, mpp=self.mpp, views=self.views, version=_VERSION)
         with written_whole(folder, overwrite) as partial:
             partial.mkdir()
             save_file({k: np.ascontiguousarray(v) for k, v in state.items()}, partial / "model.safetensors")
@@ -108,12 +110,12 @@ def _saved(folder: str | os.PathLike) -> Encoder:
         body = load_body(about["body"], pretrained=False)
         body.net.load_state_dict({k[4:]: torch.from_numpy(v) for k, v in state.items() if k.startswith("net.")})
         projection = Projection(state["mean"], state["matrix"]) if "matrix" in state else None
-        return Encoder(about["name"], replace(body, packaged=about["packaged"]), tuple(about["mpp"]), projection)
+        return Encoder(about["name"], replace(body, packaged=about["packaged"]), tuple(about["mpp"]), projection, about.get("views", 1))
     except StandError: raise
     except Exception as error: raise StandError(f"encoder folder {folder.name!r} is damaged ({type(error).__name__}: {str(error)[:200]})") from error
 
 # %% ../nbs/05_encoder.ipynb #load-encoder
-_SAID = re.compile(r"(?P<name>.+?)(?P<raw> raw)?(?: at (?P<mpp>[\d.]+(?:\+[\d.]+)*) µm/px|(?P<crops> in crops))?(?: and shape)?")  # of `Section.encoder`
+_SAID = re.compile(r"(?P<name>.+?)(?P<raw> raw)?(?: at (?P<mpp>[\d.]+(?:\+[\d.]+)*) µm/px(?: in (?P<views>\d) views)?|(?P<crops> in crops))?(?: and shape)?")  # of `Section.encoder`
 
 
 def load_encoder(
@@ -121,13 +123,14 @@ def load_encoder(
     mpp: float | Sequence[float] | None = None,  # µm per pixel at which a body looks; by default 0.5, 1 and 2
     raw: bool = False,  # keep all features of the default encoder, without its projection
     crops: bool = False,  # look at crops around each nucleus also with a network that could be read densely
+    views: int | None = None,  # ways to lay the tissue that a body's maps are averaged over, 1 to 8: 8 take eight times as long, and no turn or mirror changes anything; by default 1
     device: str = "cpu",  # for networks that look at crops
 ) -> Encoder:
     "Load an encoder with its pretrained weights; raise `StandError` if there are none."
     if isinstance(encoder, nn.Module):
         name = f"{type(encoder).__name__}:{digest(*(v.cpu().numpy() for v in encoder.state_dict().values()))[:8]}"
         dense = hasattr(encoder, "feature_info") and not hasattr(encoder, "num_classes")  # so timm's networks of features only
-        return Encoder(name, load_body(encoder), _scales(mpp)) if dense else Encoder(name, load_embedder(encoder, device), ())
+        return Encoder(name, load_body(encoder), _scales(mpp), views=views or 1) if dense else Encoder(name, load_embedder(encoder, device), ())
     if isinstance(encoder, os.PathLike) or os.path.isdir(encoder): return _saved(encoder)
     said = _SAID.fullmatch(encoder)
     if os.sep in said["name"] and not encoder.startswith("hf-hub:"): return _saved(encoder)
@@ -135,7 +138,7 @@ def load_encoder(
     if re.search(":[0-9a-f]{8}$", name): raise StandError(f"encoder {name!r} is not a public one; give the encoder itself, or the folder that its `save` wrote")
     if crops or said["crops"] or name in PATHOLOGY or is_transformer(name): return Encoder(name, load_embedder(name, device), ())
     projection = default_projection() if (name, scales) == (DEFAULT_ENCODER, SCALES) and not raw else None
-    return Encoder(f"{name} raw" if raw else name, load_body(name), scales, projection)
+    return Encoder(f"{name} raw" if raw else name, load_body(name), scales, projection, int(views or said["views"] or 1))
 
 # %% ../nbs/05_encoder.ipynb #shape-features
 _LOGS = ("area_um2", "perimeter_um", "neighbour_um", "density_mm2")  # clipped to 0.001 .. 1e6 first
@@ -181,7 +184,7 @@ def _dense(section, points, encoder, cache, tile_um, halo_px, device, workers, p
     "Encode tile by tile, through the cache if there is one."
     if halo_px % 32 or halo_px < 0: raise StandError(f"halo_px={halo_px} must be a multiple of 32, the step of the body's deepest layers")
     if not tile_um > 0: raise StandError(f"tile_um={tile_um}: wanted the side of a tile in µm, above 0")
-    tiles, run = plan_tiles(points, tile_um), map_runner(encoder.net, device)
+    tiles, run = plan_tiles(points, tile_um), all_round(map_runner(encoder.net, device), encoder.views)
     project = encoder.projection.on(device) if encoder.projection else nn.Identity()
 
     def encode(i: int) -> np.ndarray:  # (n nuclei of the tile, n_features)

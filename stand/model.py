@@ -141,14 +141,18 @@ def start_programs(
     return programs / programs.sum(1, keepdims=True), use / use.sum(1, keepdims=True)
 
 # %% ../nbs/07_model.ipynb #spotprediction
-class SpotPrediction(NamedTuple):
-    "What one model says about a batch of spots."
-
+class _SpotPrediction(NamedTuple):
     programs: Tensor  # (n_spots, n_programs + 1) expected counts by program, without the spot's own efficiency
     profile: Tensor  # (n_spots, n_genes) expected proportions, rows sum to 1
     phi: Tensor  # (n_genes,) inverse dispersions
     tau: Tensor  # () spread of the log of the spots' efficiencies
     kl: Tensor  # () divergence of the latent points from their prior, summed over nuclei, a spot's average
+
+
+class SpotPrediction(_SpotPrediction):
+    "What one model says about a batch of spots; fastai may rebuild it from a list, as it does in mixed precision."
+
+    def __new__(cls, *values): return super().__new__(cls, *(values if len(values) > 1 else values[0]))
 
 # %% ../nbs/07_model.ipynb #standmodel
 class StandModel(nn.Module):
