@@ -67,7 +67,8 @@ def main():
     if args.one: return print(json.dumps(measured(Path(args.one[0]), Path(args.one[1]), args.one[2], args.device)))
     small = args.data / "her2st" / "C4.jpg"
     with tempfile.TemporaryDirectory() as folder:
-        jobs = [(small, prepared(small, Path(folder)), name) for name in args.encoders]
+        found = prepared(small, Path(folder))
+        jobs = [(small, found, name) for name in args.encoders]
         if args.large:
             write_large(small, large := Path(folder) / "large.tif")
             jobs.append((large, prepared(large, Path(folder)), "default"))

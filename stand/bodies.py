@@ -114,7 +114,7 @@ def taking_turns(device: str) -> Callable[[], AbstractContextManager]:
     lock = Lock()
 
     @contextmanager
-    def turn() -> Iterator[None]:  # fastai has cuDNN try all algorithms for every new size of a tile, 0.7 s each
+    def turn() -> Iterator[None]:  # fastai has cuDNN try all its algorithms on every new size
         with lock, torch.backends.cudnn.flags(enabled=True, benchmark=False): yield
 
     return nullcontext if device == "cpu" else turn

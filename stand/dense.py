@@ -70,13 +70,15 @@ def encode_tile(
     halo_px: int,  # border that is seen but not kept, pixels of each scale; a multiple of 32
     device: str = "cpu",
     project: Callable[[Tensor], Tensor] = nn.Identity(),  # of all features (n, n_features) of the body to those that are kept
+    side_um: float | None = None,  # read all tiles as squares that hold this side, since a GPU prepares anew for every size; by default just what the nuclei need
 ) -> np.ndarray:  # (n nuclei of the tile, n_features) float32; scales in order
     "Encode the nuclei of a tile at every scale."
     parts = []
     for mpp in scales:
         step = 32 * mpp  # µm
-        corner, end = np.floor(tile.low / step) * step - halo_px * mpp, (np.floor(tile.high / step) + 1) * step + halo_px * mpp
-        size = tuple(np.rint((end - corner) / mpp).astype(int))  # (w, h) px, multiples of 32
+        first, last = np.floor(tile.low / step), np.floor(tile.high / step) if side_um is None else np.floor(tile.low / step) + np.ceil(side_um / step)
+        corner = first * step - halo_px * mpp
+        size = tuple((32 * (last + 1 - first)).astype(int) + 2 * halo_px)  # (w, h) px, multiples of 32
         rgb = slide.read_scaled(*corner / slide_mpp, *np.array(size) * mpp / slide_mpp, slide_mpp / mpp)
         local = torch.from_numpy((points_um[tile.rows] - corner) / mpp).float().to(device)
         with torch.inference_mode(): parts.append(sample_maps(run(rgb), local, size))

@@ -36,7 +36,7 @@ from .staining import all_round
 
 # %% ../nbs/05_encoder.ipynb #encoder
 SCALES = (0.5, 1.0, 2.0)  # µm per pixel
-_PIXEL_BYTES = 600  # of GPU memory that a body takes for a pixel; measured for Lite0 and ResNet50, rounded up
+_PIXEL_BYTES = 600  # of GPU memory that a body takes for a pixel; 150 were measured for Lite0, others take more
 _VERSION = 1  # of the features; raised when the same encoder would give others
 
 
@@ -173,11 +173,11 @@ def _with_features(section: Section, features: np.ndarray, encoder: str) -> Sect
 def tile_side(
     device: str,
     mpp: float,  # finest µm per pixel at which a body looks
-) -> float:  # side of a tile, µm: 512, or on a GPU the most that half of its free memory holds, up to 2048
+) -> float:  # side of a tile, µm: 512, or 1024 on a GPU with half of its memory free for it
     "Choose tiles: small ones keep every core busy, large ones a GPU."
     if not device.startswith("cuda"): return 512.0
     room = torch.cuda.mem_get_info(device)[0] / 2 / _PIXEL_BYTES  # pixels
-    return next((um for um in (2048.0, 1024.0) if (um / mpp + 128) ** 2 < room), 512.0)
+    return 1024.0 if (1024 / mpp + 160) ** 2 < room else 512.0
 
 
 def _dense(section, points, encoder, cache, tile_um, halo_px, device, workers, progress) -> np.ndarray:  # (n_nuclei, n_features) float32
@@ -186,9 +186,10 @@ def _dense(section, points, encoder, cache, tile_um, halo_px, device, workers, p
     if not tile_um > 0: raise StandError(f"tile_um={tile_um}: wanted the side of a tile in µm, above 0")
     tiles, run = plan_tiles(points, tile_um), all_round(map_runner(encoder.net, device), encoder.views)
     project = encoder.projection.on(device) if encoder.projection else nn.Identity()
+    side_um = None if device == "cpu" else tile_um
 
     def encode(i: int) -> np.ndarray:  # (n nuclei of the tile, n_features)
-        return encode_tile(tiles[i], section.slide, section.mpp, points, run, encoder.mpp, halo_px, device, project)
+        return encode_tile(tiles[i], section.slide, section.mpp, points, run, encoder.mpp, halo_px, device, project, side_um)
 
     def compute(numbers: Sequence[int]):
         return tqdm(in_order(encode, numbers, workers), "encoding nuclei", len(numbers), unit="tile", disable=not progress)

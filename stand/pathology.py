@@ -101,8 +101,10 @@ def _embedder(name: str, net: nn.Module, recipe: Recipe, device: str) -> Embedde
     @torch.inference_mode()
     def embed(crops: np.ndarray) -> np.ndarray:
         pixels = normalised(crops, recipe.mean, recipe.std, device)
-        with turn(), torch.autocast("cuda", enabled=device.startswith("cuda")): output = net(pixels)
-        return pool_tokens(output, recipe.pooling, recipe.n_prefix).cpu().numpy()
+        if device != "cpu":  # it prepares anew for every size of a batch: fill up to the next power of two
+            pixels = torch.cat([pixels, pixels.new_zeros(2 ** (len(crops) - 1).bit_length() - len(crops), *pixels.shape[1:])])
+        with turn(), torch.autocast("cuda", enabled=device.startswith("cuda")): output = net(pixels.contiguous(memory_format=torch.channels_last))
+        return pool_tokens(output, recipe.pooling, recipe.n_prefix)[: len(crops)].cpu().numpy()
 
     px = recipe.input_px or 112
     try: dim = recipe.dim or embed(np.full((1, px, px, 3), 255, np.uint8)).shape[1]
