@@ -9,10 +9,11 @@ import argparse
 import json
 import pickle
 import resource
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -55,6 +56,11 @@ def measured(path: Path, nuclei: Path, name: str, device: str) -> dict:
                 gpu_gigabytes=torch.cuda.max_memory_allocated() / 2**30 if device.startswith("cuda") else 0.0)
 
 
+def alone(job: Callable, *args):
+    "Do a job in a process of its own, since the peak of a process' memory is handed down to its children."
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool: return pool.submit(job, *args).result()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with her2st/C4.jpg")
@@ -62,21 +68,17 @@ def main():
     parser.add_argument("--large", action="store_true", help="the slide of 400 megapixels as well; finding its nuclei takes minutes")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each")
     parser.add_argument("--device", default=best_device(), help="the fastest one here by default")
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)  # of the processes that this one starts
     args = parser.parse_args()
-    if args.one: return print(json.dumps(measured(Path(args.one[0]), Path(args.one[1]), args.one[2], args.device)))
     small = args.data / "her2st" / "C4.jpg"
     with tempfile.TemporaryDirectory() as folder:
-        found = prepared(small, Path(folder))
+        found = alone(prepared, small, Path(folder))
         jobs = [(small, found, name) for name in args.encoders]
         if args.large:
-            write_large(small, large := Path(folder) / "large.tif")
-            jobs.append((large, prepared(large, Path(folder)), "default"))
+            alone(write_large, small, large := Path(folder) / "large.tif")
+            jobs.append((large, alone(prepared, large, Path(folder)), "default"))
         for job in jobs:
-            out = subprocess.run([sys.executable, __file__, "--data", args.data, "--device", args.device, "--one", *job], capture_output=True, text=True)
-            if out.returncode: sys.exit(out.stderr)
-            r = json.loads(line := out.stdout.splitlines()[-1])
-            print(line if args.json else f"{r['slide']:6s} {r['encoder']:24s} {r['nuclei']:9,} nuclei x {r['features']:4d}, {r['seconds']:6.1f} s, "
+            r = alone(measured, *job, args.device)
+            print(json.dumps(r) if args.json else f"{r['slide']:6s} {r['encoder']:24s} {r['nuclei']:9,} nuclei x {r['features']:4d}, {r['seconds']:6.1f} s, "
                   f"{r['nuclei'] / r['seconds']:5.0f} nuclei/s (decoding {r['decoding']:.1f} s apart), {r['gigabytes']:.2f} GB, GPU {r['gpu_gigabytes']:.2f} GB", flush=True)
 
 

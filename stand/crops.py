@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from .bodies import STRIDES
 from .core import StandError
-from .dense import WINDOWS, in_order, plan_tiles
+from .dense import WINDOWS, Tile, in_order, plan_tiles
 from .pathology import Embedder
 from .slide import Slide
 
@@ -75,6 +75,7 @@ def _by_tile(
     views: list[tuple[float, int]],  # side in µm and in pixels of each crop of a nucleus
     embed: Callable[[np.ndarray], np.ndarray],  # (b, px, px, 3) uint8 to (b, dim)
     dim: int,
+    device: str,
     batch: int,
     workers: int | None,
     progress: bool,
@@ -82,12 +83,14 @@ def _by_tile(
     "Embed the crops of all points, tile by tile."
     if batch < 1: raise StandError(f"batch={batch}: wanted 1 or more crops at a time")
 
-    def of_view(rows: np.ndarray, side_um: float, size_px: int) -> np.ndarray:
-        windows, x, y = _windows(slide, slide_mpp, points[rows], side_um, size_px)
-        return np.concatenate([_embedded(embed, windows[y[i:i + batch], x[i:i + batch], 0]) for i in range(0, len(rows), batch)])
+    def of_view(windows: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:  # (n, dim)
+        return np.concatenate([_embedded(embed, windows[y[i:i + batch], x[i:i + batch], 0]) for i in range(0, len(x), batch)])
+
+    def read(tile: Tile) -> list[tuple]: return [_windows(slide, slide_mpp, points[tile.rows], *view) for view in views]
+    def encode(regions: list[tuple]) -> np.ndarray: return np.concatenate([of_view(*region) for region in regions], 1)
 
     tiles, features = plan_tiles(points, _TILE_UM), np.empty((len(points), len(views) * dim), np.float32)
-    jobs = in_order(lambda tile: np.concatenate([of_view(tile.rows, *view) for view in views], 1), tiles, workers)
+    jobs = in_order(lambda t: encode(read(t)), tiles, workers) if device == "cpu" else map(encode, in_order(read, tiles, workers))
     for tile, part in zip(tiles, tqdm(jobs, "encoding nuclei", len(tiles), unit="tile", disable=not progress)):
         if part.shape[1] != features.shape[1]:
             raise StandError(f"the embedder gave {part.shape[1] / len(views):g} numbers a crop, not the {dim} that it promised")
@@ -101,7 +104,7 @@ def encode_crops(
     points_um: np.ndarray,  # (n, 2) x, y of the nuclei in µm from the slide's origin
     embedder: Embedder,  # of `load_embedder`, or your own
     sides_um: Sequence[float] = (28, 112),  # sides of the crops of a nucleus, µm; if the embedder has its µm per pixel, one crop instead
-    batch: int = 64,  # crops at a time; halved by itself where a GPU runs out of memory
+    batch: int | None = None,  # crops at a time; by default 64, on a GPU 1024, and half as many again and again while its memory does not hold them
     workers: int | None = None,  # threads; by default one a processor
     progress: bool = True,  # show a progress bar
     size_px: int = 112,  # side of a crop, pixels, for an embedder that leaves it to the caller
@@ -110,8 +113,9 @@ def encode_crops(
     px = embedder.input_px or size_px
     sides = np.atleast_1d(sides_um).tolist() if embedder.mpp is None else [px * embedder.mpp]
     views = [(side, px) for side in sides]
+    if batch is None: batch = 64 if embedder.device == "cpu" else 1024
     if not views: raise StandError("sides_um: found none; wanted the side of at least one crop, µm")
-    return _by_tile(slide, slide_mpp, _checked_points(points_um), views, embedder.embed, embedder.dim, batch, workers, progress)
+    return _by_tile(slide, slide_mpp, _checked_points(points_um), views, embedder.embed, embedder.dim, embedder.device, batch, workers, progress)
 
 # %% ../nbs/04f_crops.ipynb #centre-features
 def centre_features(
@@ -138,10 +142,11 @@ def crop_features(
     batch: int = 16,  # crops at a time
     workers: int | None = None,  # threads; by default one a processor
     progress: bool = False,  # show a progress bar; by default none
-) -> np.ndarray:  # (n, n_features) float32, in the order of `stand.dense.encode_tile`
+    device: str = "cpu",  # on which `run` runs
+) -> np.ndarray:  # (n, n_features) float32, in the order of `stand.dense.encode_looks`
     "Run a convolutional network on a crop around each nucleus at every scale, and read its maps in the middle."
     if crop_px < 32 or crop_px % 32: raise StandError(f"crop_px={crop_px}: wanted a multiple of 32, the stride of the body")
     read = torch.inference_mode()(lambda crops: centre_features(run(crops)).cpu().numpy())
     dim = read(np.full((1, 32, 32, 3), 255, np.uint8)).shape[1]
     views = [(crop_px * mpp, crop_px) for mpp in np.atleast_1d(scales).tolist()]
-    return _by_tile(slide, slide_mpp, _checked_points(points_um), views, read, dim, batch, workers, progress)
+    return _by_tile(slide, slide_mpp, _checked_points(points_um), views, read, dim, device, batch, workers, progress)

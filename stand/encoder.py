@@ -10,7 +10,7 @@ __all__ = ['SCALES', 'SHAPE', 'Projection', 'Encoder', 'default_projection', 'is
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -30,7 +30,7 @@ from .bodies import DEFAULT_ENCODER, Body, best_device, load_body, map_runner
 from .cache import cached_rows, digest, gather_rows, slide_digest
 from .core import Section, StandError, existing_path, need, unknown_name, written_whole
 from .crops import encode_crops
-from .dense import encode_tile, in_order, plan_tiles
+from .dense import Look, encode_looks, in_order, plan_tiles, read_tile
 from .pathology import PATHOLOGY, Embedder, load_embedder
 from .staining import all_round
 
@@ -186,13 +186,14 @@ def _dense(section, points, encoder, cache, tile_um, halo_px, device, workers, p
     if not tile_um > 0: raise StandError(f"tile_um={tile_um}: wanted the side of a tile in µm, above 0")
     tiles, run = plan_tiles(points, tile_um), all_round(map_runner(encoder.net, device), encoder.views)
     project = encoder.projection.on(device) if encoder.projection else nn.Identity()
-    side_um = None if device == "cpu" else tile_um
+    on_cpu = device == "cpu"
 
-    def encode(i: int) -> np.ndarray:  # (n nuclei of the tile, n_features)
-        return encode_tile(tiles[i], section.slide, section.mpp, points, run, encoder.mpp, halo_px, device, project, side_um)
+    def read(i: int) -> list[Look]: return read_tile(tiles[i], section.slide, section.mpp, encoder.mpp, halo_px, None if on_cpu else tile_um)
+    def encode(i: int, looks: list[Look]) -> np.ndarray: return encode_looks(looks, points[tiles[i].rows], run, device, project)
 
-    def compute(numbers: Sequence[int]):
-        return tqdm(in_order(encode, numbers, workers), "encoding nuclei", len(numbers), unit="tile", disable=not progress)
+    def compute(numbers: Sequence[int]) -> Iterator[np.ndarray]:  # a core reads and encodes a tile; or cores read, and this thread feeds a GPU
+        done = in_order(lambda i: encode(i, read(i)), numbers, workers) if on_cpu else map(encode, numbers, in_order(read, numbers, workers))
+        return tqdm(done, "encoding nuclei", len(numbers), unit="tile", disable=not progress)
 
     rows = [t.rows for t in tiles]
     if cache is None: return gather_rows(rows, compute(range(len(tiles))))
@@ -222,7 +223,7 @@ def encode_nuclei(
     if not isinstance(encoder, Encoder): encoder = load_encoder(encoder, mpp, device=device)
     if shape is None: shape = set(SHAPE) <= set(section.nuclei.columns)
     points = shapely.get_coordinates(section.nuclei.geometry.centroid) * section.mpp  # (n_nuclei, 2) µm
-    if isinstance(encoder.net, Embedder): features = encode_crops(section.slide, section.mpp, points, encoder.net, batch=64 if device == "cpu" else 1024, workers=workers, progress=progress)
+    if isinstance(encoder.net, Embedder): features = encode_crops(section.slide, section.mpp, points, encoder.net, workers=workers, progress=progress)
     else:
         if tile_um is None: tile_um = tile_side(device, min(encoder.mpp))
         features = _dense(section, points, encoder, cache, tile_um, halo_px, device, workers, progress)

@@ -17,7 +17,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import SwiGLUPacked
 from torch import Tensor, nn
 
-from .bodies import DEFAULT_ENCODER, LITE, lite_weights, normalised, taking_turns
+from .bodies import DEFAULT_ENCODER, LITE, lite_weights, normalised
 from .core import StandError, unknown_name
 
 # %% ../nbs/04e_pathology.ipynb #pool-tokens
@@ -92,18 +92,19 @@ class Embedder:
     input_px: int | None  # side of a crop, pixels; None: the caller's choice
     mpp: float | None  # µm per pixel of a crop; None: the caller's choice
     dim: int  # length of a vector
+    device: str = "cpu"  # on which it runs
 
 
 def _embedder(name: str, net: nn.Module, recipe: Recipe, device: str) -> Embedder:
     "Wrap a network; find the length of its vectors by trying if the recipe leaves it open."
-    net, turn = net.to(device).eval(), taking_turns(device)
+    net = net.to(device).eval()
 
     @torch.inference_mode()
     def embed(crops: np.ndarray) -> np.ndarray:
         pixels = normalised(crops, recipe.mean, recipe.std, device)
         if device != "cpu":  # it prepares anew for every size of a batch: fill up to the next power of two
             pixels = torch.cat([pixels, pixels.new_zeros(2 ** (len(crops) - 1).bit_length() - len(crops), *pixels.shape[1:])])
-        with turn(), torch.autocast("cuda", enabled=device.startswith("cuda")): output = net(pixels.contiguous(memory_format=torch.channels_last))
+        with torch.autocast("cuda", enabled=device.startswith("cuda")): output = net(pixels.contiguous(memory_format=torch.channels_last))
         return pool_tokens(output, recipe.pooling, recipe.n_prefix)[: len(crops)].cpu().numpy()
 
     px = recipe.input_px or 112
@@ -112,7 +113,7 @@ def _embedder(name: str, net: nn.Module, recipe: Recipe, device: str) -> Embedde
     except Exception as error:  # whatever a network of others raises
         text = f"encoder {name!r}: does not take crops of {px} px ({type(error).__name__}: {str(error)[:200]})"
         raise StandError(f"{text}; make a stand.pathology.Embedder with a function of your own") from error
-    return Embedder(name, embed, recipe.input_px, recipe.mpp, dim)
+    return Embedder(name, embed, recipe.input_px, recipe.mpp, dim, device)
 
 # %% ../nbs/04e_pathology.ipynb #recipe-of
 def _recipe_of(net: nn.Module) -> Recipe:

@@ -44,8 +44,9 @@ def encode_views(
         mine = points[(abs(points - centres[i]) < patch_um / 2).all(1)]
         return np.stack([_view(section, encoder, run, centres[i], mine, patch_um, halo_px, v, np.random.default_rng([seed, i, v]), device) for v in range(8)])
 
-    patches = tqdm(in_order(views, range(len(centres))), f"views of {section.name}", len(centres), unit="patch", disable=not progress)
-    return np.concatenate(list(patches), 1)
+    patches = range(len(centres))
+    done = in_order(views, patches) if device == "cpu" else map(views, patches)  # a GPU is fed by one thread
+    return np.concatenate(list(tqdm(done, f"views of {section.name}", len(centres), unit="patch", disable=not progress)), 1)
 
 
 def _view(section, encoder, run, centre, points, patch_um, halo_px, view, rng, device) -> np.ndarray:  # (n, n_features)
