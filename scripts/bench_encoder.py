@@ -35,14 +35,15 @@ ENCODERS = {  # how `load_encoder` is called, and every how many-th nucleus is e
 def prepared(path: Path, folder: Path) -> Path:
     "Find the nuclei of a slide and keep them in a file."
     nuclei = stand.segment_nuclei(stand.Section(slide=stand.open_slide(path, mpp=0.686)), progress=False).nuclei
-    (kept := folder / f"{path.stem}.pickle").write_bytes(pickle.dumps(nuclei))  # our own, read by this script only
+    with open(kept := folder / f"{path.stem}.pickle", "wb") as file: pickle.dump(nuclei, file)  # our own, read by this script only
     return kept
 
 
 def measured(path: Path, nuclei: Path, name: str, device: str) -> dict:
     "Encode a slide in this process."
     how, every = ENCODERS[name]
-    nuclei, slide = pickle.loads(nuclei.read_bytes()), stand.open_slide(path, mpp=0.686)
+    with open(nuclei, "rb") as file: nuclei = pickle.load(file)
+    slide = stand.open_slide(path, mpp=0.686)
     section = stand.Section(slide=slide, nuclei=nuclei.iloc[:: every if device == "cpu" else 1])
     encoder = stand.encoder.load_encoder(**how, device=device)
     begin = time.perf_counter()

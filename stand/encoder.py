@@ -180,8 +180,8 @@ def tile_side(
     return 1024.0 if (1024 / mpp + 160) ** 2 < room else 512.0
 
 
-def _dense(section, points, encoder, cache, tile_um, halo_px, device, workers, progress) -> np.ndarray:  # (n_nuclei, n_features) float32
-    "Encode tile by tile, through the cache if there is one."
+def _dense(section, points, encoder, shape, cache, tile_um, halo_px, device, workers, progress) -> np.ndarray:  # (n_nuclei, n_features) float32
+    "Encode tile by tile, through the cache if there is one, and add shape (n_nuclei, n_shape) on the way, not to hold two large tables at the end."
     if halo_px % 32 or halo_px < 0: raise StandError(f"halo_px={halo_px} must be a multiple of 32, the step of the body's deepest layers")
     if not tile_um > 0: raise StandError(f"tile_um={tile_um}: wanted the side of a tile in µm, above 0")
     tiles, run = plan_tiles(points, tile_um), all_round(map_runner(encoder.net, device), encoder.views)
@@ -189,7 +189,9 @@ def _dense(section, points, encoder, cache, tile_um, halo_px, device, workers, p
     on_cpu = device == "cpu"
 
     def read(i: int) -> list[Look]: return read_tile(tiles[i], section.slide, section.mpp, encoder.mpp, halo_px, None if on_cpu else tile_um)
-    def encode(i: int, looks: list[Look]) -> np.ndarray: return encode_looks(looks, points[tiles[i].rows], run, device, project)
+    def encode(i: int, looks: list[Look]) -> np.ndarray:
+        rows = tiles[i].rows
+        return np.concatenate([encode_looks(looks, points[rows], run, device, project), shape[rows]], 1)
 
     def compute(numbers: Sequence[int]) -> Iterator[np.ndarray]:  # a core reads and encodes a tile; or cores read, and this thread feeds a GPU
         done = in_order(lambda i: encode(i, read(i)), numbers, workers) if on_cpu else map(encode, numbers, in_order(read, numbers, workers))
@@ -197,7 +199,7 @@ def _dense(section, points, encoder, cache, tile_um, halo_px, device, workers, p
 
     rows = [t.rows for t in tiles]
     if cache is None: return gather_rows(rows, compute(range(len(tiles))))
-    key = digest(slide_digest(section.slide), section.mpp, points, str(encoder), tile_um, halo_px, _VERSION)
+    key = digest(slide_digest(section.slide), section.mpp, points, shape, str(encoder), tile_um, halo_px, _VERSION)
     return cached_rows(cache, key, rows, compute, dict(encoder=str(encoder), section=section.name))
 
 # %% ../nbs/05_encoder.ipynb #encode-nuclei
@@ -223,9 +225,11 @@ def encode_nuclei(
     if not isinstance(encoder, Encoder): encoder = load_encoder(encoder, mpp, device=device)
     if shape is None: shape = set(SHAPE) <= set(section.nuclei.columns)
     points = shapely.get_coordinates(section.nuclei.geometry.centroid) * section.mpp  # (n_nuclei, 2) µm
-    if isinstance(encoder.net, Embedder): features = encode_crops(section.slide, section.mpp, points, encoder.net, workers=workers, progress=progress)
+    measured = shape_features(section.nuclei) if shape else np.empty((len(points), 0), np.float32)
+    if isinstance(encoder.net, Embedder):
+        features = encode_crops(section.slide, section.mpp, points, encoder.net, workers=workers, progress=progress)
+        features = np.concatenate([features, measured], 1)
     else:
         if tile_um is None: tile_um = tile_side(device, min(encoder.mpp))
-        features = _dense(section, points, encoder, cache, tile_um, halo_px, device, workers, progress)
-    if shape: features = np.concatenate([features, shape_features(section.nuclei)], 1)
+        features = _dense(section, points, encoder, measured, cache, tile_um, halo_px, device, workers, progress)
     return _with_features(section, features, f"{encoder} and shape" if shape else str(encoder))
