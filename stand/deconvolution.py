@@ -44,14 +44,14 @@ def _capture(member: StandModel, model: TrainedModel, section: Section) -> float
 
 @torch.no_grad()
 def _decode(member: StandModel, model: TrainedModel, section: Section, chunk: int = 65_536) -> tuple[np.ndarray, ...]:
-    "Decode all nuclei: expected counts by program (n, n_programs + 1), RNA content (n,), latent mean (n, n_latent)."
+    "Decode all nuclei: expected counts of all modelled genes by program (n, n_programs + 1), RNA content (n,), latent mean (n, n_latent)."
     log_area = np.log(section.nuclei["area_um2"].to_numpy() / model.info.median_area_um2).astype(np.float32)
     parts = []
     for i in range(0, len(log_area), chunk):
         mean, _, log_size = member.encoder(torch.from_numpy(section.features[i : i + chunk]), torch.from_numpy(log_area[i : i + chunk]))
         parts.append((member.decoder(mean), log_size.exp(), mean))
     use, size, latent = (torch.cat(p).numpy() for p in zip(*parts))
-    return use * size[:, None] * np.float32(_capture(member, model, section)), size, latent
+    return use * size[:, None] * (_capture(member, model, section) * member.decoder.counts_per_leading.numpy()), size, latent
 
 # %% ../nbs/09_deconvolution.ipynb #genes-asked
 log = logging.getLogger("stand")
@@ -62,7 +62,7 @@ def _genes_asked(model: TrainedModel, genes: Sequence[str] | None, n_nuclei: int
     "Positions of the genes for X: those asked for, or all, or as many of the first by training abundance as X may hold."
     if genes is not None: return gene_index(genes, model.info.genes)
     room = max(1, _MAX_VALUES // n_nuclei)
-    abundance = model.members[0].decoder.mean_profile.numpy()
+    abundance = model.members[0].decoder.programs()[-1].numpy()  # the ambient profile
     if room < len(abundance): log.warning("X holds the %d most abundant of %d genes; name others with genes=, or use expression()", room, len(abundance))
     return np.sort(np.argsort(-abundance, kind="stable")[:room])
 

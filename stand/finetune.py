@@ -27,7 +27,7 @@ from .cache import digest
 from .core import Section, StandError, need
 from .dense import WINDOWS, cores
 from .encoder import DEFAULT_ENCODER, SHAPE, Encoder, load_encoder
-from .learner import Bags, Ensemble, OneThread, ProportionPearson, Seeded, SpotLoader
+from .learner import Bags, Ensemble, OneThread, ProportionPearson, Seeded, Settle, SpotLoader
 from .model import SpotPrediction, TrainedModel
 from .staining import VIEWS, jitter_stain, turned
 
@@ -205,9 +205,10 @@ def finetune_learner(
     train = SpotImages(tissue, old.train_spots, old.median_area_um2, n_shape, bs, True, seed, augment, device)
     valid = SpotImages(tissue, old.valid_spots, old.median_area_um2, n_shape, bs, False, seed, device=device)
     pearson = ProportionPearson()
-    tuned = Learner(DataLoaders(train, valid, device=device), TunedModel(encoder, learn.model), loss_func=learn.loss_func,
+    model = TunedModel(encoder, learn.model)
+    tuned = Learner(DataLoaders(train, valid, device=device), model, loss_func=learn.loss_func,
                     splitter=body_and_heads, train_bn=False, metrics=ValueMetric(lambda: pearson.value, "proportion_pearson"),
-                    cbs=[OneThread(), Seeded(seed), pearson, GradientClip(50.0)])
+                    cbs=[OneThread(), Seeded(seed), pearson, GradientClip(50.0), Settle([m.decoder for m in model.heads.members])])
     tuned.encoder, tuned.heads_info = encoder, learn.info
     tuned.freeze()
     return tuned

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from scipy.sparse import csr_matrix
 from sklearn.decomposition import NMF, PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import RidgeCV
@@ -85,68 +86,96 @@ _FAST = 10.0  # programs and dispersions move this many times faster than the le
 class GenomicDecoder(nn.Module):
     "ST-Genomic-Decoder: latent point to use of programs; programs and inverse dispersions of the genes."
 
-    def __init__(self, n_latent: int, n_programs: int, n_genes: int, ambient: float = 0.02):
+    def __init__(self, n_latent: int, n_programs: int, n_genes: int, n_leading: int, ambient: float = 0.02):
         super().__init__()
         self.ambient = ambient
         self.use = nn.Linear(n_latent, n_programs)
         nn.init.normal_(self.use.weight)
-        self.programs_step, self.phi_step = nn.Parameter(torch.zeros(n_programs, n_genes)), nn.Parameter(torch.zeros(n_genes))
-        self.register_buffer("programs_start", torch.zeros(n_programs, n_genes))  # log
-        self.register_buffer("phi_start", torch.zeros(n_genes))  # log
-        self.register_buffer("mean_profile", torch.full((n_genes,), 1 / n_genes))
+        self.programs_step, self.phi_step = nn.Parameter(torch.zeros(n_programs, n_leading)), nn.Parameter(torch.zeros(n_leading))
+        self.register_buffer("leading", torch.arange(n_leading))  # positions of the genes that training sees, ascending
+        self.register_buffer("programs_start", torch.zeros(n_programs, n_leading))  # log
+        self.register_buffer("phi_start", torch.zeros(n_leading))  # log
+        self.register_buffer("ambient_profile", torch.full((n_leading,), 1 / n_leading))
+        self.register_buffer("settled_programs", torch.full((n_programs + 1, n_genes), 1 / n_genes))  # see `settle`
+        self.register_buffer("settled_phi", torch.ones(n_genes))
+        self.register_buffer("counts_per_leading", torch.full((n_programs + 1,), n_genes / n_leading))  # of all genes
 
     def start(
         self,
-        programs: np.ndarray,  # (n_programs, n_genes) rows sum to 1
-        mean_profile: np.ndarray,  # (n_genes,) sums to 1
-        phi: np.ndarray,  # (n_genes,) inverse dispersions
+        programs: np.ndarray,  # (n_programs, n_leading) rows sum to 1
+        ambient_profile: np.ndarray,  # (n_leading,) sums to 1
+        phi: np.ndarray,  # (n_leading,) inverse dispersions
     ) -> None:
         "Set where training starts from."
         self.programs_start.copy_(torch.from_numpy(np.log(programs)))
-        self.mean_profile.copy_(torch.from_numpy(mean_profile))
+        self.ambient_profile.copy_(torch.from_numpy(ambient_profile))
         self.phi_start.copy_(torch.from_numpy(np.log(phi)))
 
-    def programs(self) -> Tensor:  # (n_programs + 1, n_genes) rows sum to 1; the last is the ambient profile
-        return torch.cat([F.softmax(self.programs_start + _FAST * self.programs_step, 1), self.mean_profile[None]])
+    def leading_programs(self) -> Tensor:  # (n_programs + 1, n_leading) rows sum to 1; the last is the ambient profile
+        return torch.cat([F.softmax(self.programs_start + _FAST * self.programs_step, 1), self.ambient_profile[None]])
 
-    def phi(self) -> Tensor:  # (n_genes,) inverse dispersions, between 0.005 and 1000
+    def leading_phi(self) -> Tensor:  # (n_leading,) inverse dispersions, between 0.005 and 1000
         return (self.phi_start + _FAST * self.phi_step).clamp(np.log(0.005), np.log(1000)).exp()
+
+    def programs(self) -> Tensor: return self.settled_programs  # (n_programs + 1, n_genes) rows sum to 1; the last is the ambient profile
+    def phi(self) -> Tensor: return self.settled_phi  # (n_genes,) inverse dispersions
 
     def forward(self, z: Tensor) -> Tensor:  # (n_nuclei, n_latent) -> (n_nuclei, n_programs + 1), rows sum to 1
         use = F.softmax(self.use(z), 1) * (1 - self.ambient)
         return torch.cat([use, torch.full_like(use[:, :1], self.ambient)], 1)
+
+    def settle(
+        self,
+        use: np.ndarray,  # (n_spots, n_programs + 1) what training spots make of the programs, on any scale
+        counts: csr_matrix,  # (n_spots, n_genes) of all genes
+        prior: float = 0.1,  # weight of the average profile, in shares of what a program has to show for itself
+        steps: int = 20,  # of expectation-maximisation, from the average profile
+    ) -> None:
+        "Solve for the programs and dispersions of all genes, given what the spots make of the programs."
+        counts = counts.tocsc()
+        given = use / use.sum(1, keepdims=True) * counts[:, self.leading.numpy()].sum(1).A  # (n_spots, n_programs + 1) counts of leading genes
+        shown, weight = given.sum(0)[:, None], prior * given.sum(0).mean()
+        rates, phi = np.empty((given.shape[1], counts.shape[1])), np.empty(counts.shape[1])
+        for genes in np.array_split(np.arange(counts.shape[1]), -(-counts.shape[1] // 2000)):
+            observed = counts[:, genes].toarray()
+            average = (observed.sum(0) + 0.5) / shown.sum()
+            found = np.tile(average, (len(shown), 1))
+            for _ in range(steps): found = (found * (given.T @ (observed / np.maximum(given @ found, 1e-12))) + weight * average) / (shown + weight)
+            rates[:, genes], phi[genes] = found, moment_phi(observed, given @ found)
+        self.settled_programs.copy_(torch.from_numpy(rates / rates.sum(1, keepdims=True)))
+        self.settled_phi.copy_(torch.from_numpy(phi))
+        self.counts_per_leading.copy_(torch.from_numpy(rates.sum(1)))
 
 # %% ../nbs/07_model.ipynb #start-programs
 def start_programs(
     counts: np.ndarray,  # (n_spots, n_genes) of the training spots
     n_programs: int,  # at most the number of spots and of genes
     seed: int = 0,  # for the factorisation's own randomness
-    n_top: int = 2000,  # factorise this many genes with the most counts
+    steps: int = 30,  # of expectation-maximisation
 ) -> tuple[np.ndarray, np.ndarray]:  # programs (n_programs, n_genes), rows sum to 1; their use (n_spots, n_programs), rows sum to 1
     "Factorise the spots' profiles into programs and their use."
-    total = np.maximum(counts.sum(1, keepdims=True), 1)
-    profile = counts / total
-    top = np.argsort(-counts.sum(0), kind="stable")[:n_top]
-    nmf = NMF(n_programs, init="nndsvda", solver="mu", beta_loss="kullback-leibler", max_iter=200, tol=1e-4, random_state=seed)
+    profile = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).astype(np.float32)
+    average = profile.mean(0) + 1e-9
+    nmf = NMF(n_programs, init="nndsvda", max_iter=30, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # it is only a start, training goes on from it
-        use = nmf.fit_transform(profile[:, top] * 1e4) + 1e-8
-    mean_profile = profile.mean(0) + 1e-9
-    programs = np.tile(mean_profile, (n_programs, 1))
-    programs[:, top] = nmf.components_ / 1e4 + 1e-9
-    for _ in range(10):
-        programs *= (use.T @ (profile / (use @ programs + 1e-12))) / use.sum(0)[:, None]
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is only a start
+        use = nmf.fit_transform(profile * 1e4) + 1e-4
+    programs = nmf.components_ / 1e4 + 1e-4 * average
+    for _ in range(steps):
+        use = use * ((profile / (use @ programs + 1e-12)) @ programs.T) / programs.sum(1) + 1e-9
+        programs = programs * (use.T @ (profile / (use @ programs + 1e-12))) / use.sum(0)[:, None] + 1e-9 * average
     use = use * programs.sum(1)
-    programs = programs / programs.sum(1, keepdims=True) + 1e-3 * mean_profile
+    programs = programs / programs.sum(1, keepdims=True) + 1e-3 * average
     return programs / programs.sum(1, keepdims=True), use / use.sum(1, keepdims=True)
 
 # %% ../nbs/07_model.ipynb #spotprediction
 class _SpotPrediction(NamedTuple):
-    programs: Tensor  # (n_spots, n_programs + 1) expected counts by program, without the spot's own efficiency
-    profile: Tensor  # (n_spots, n_genes) expected proportions, rows sum to 1
-    phi: Tensor  # (n_genes,) inverse dispersions
+    programs: Tensor  # (n_spots, n_programs + 1) expected counts of leading genes by program, without the spot's own efficiency
+    profile: Tensor  # (n_spots, n_leading) expected proportions, rows sum to 1
+    phi: Tensor  # (n_leading,) inverse dispersions
     tau: Tensor  # () spread of the log of the spots' efficiencies
     kl: Tensor  # () divergence of the latent points from their prior, summed over nuclei, a spot's average
+    genes: Tensor  # (n_leading,) int, positions of the leading genes among all
 
 
 class SpotPrediction(_SpotPrediction):
@@ -158,15 +187,14 @@ class SpotPrediction(_SpotPrediction):
 class StandModel(nn.Module):
     "The generative model of one section after another: nuclei to spots."
 
-    def __init__(self, n_features: int, n_genes: int, n_sections: int, n_programs: int = 16, n_components: int = 64,
+    def __init__(self, n_features: int, n_genes: int, n_sections: int, n_programs: int = 16, n_leading: int | None = None, n_components: int = 64,
                  n_hidden: int = 256, n_latent: int = 16, dropout: float = 0.1, ambient: float = 0.02):
         super().__init__()
         self.encoder = ImageEncoder(n_features, n_components, n_hidden, n_latent, dropout)
-        self.decoder = GenomicDecoder(n_latent, n_programs, n_genes, ambient)
+        self.decoder = GenomicDecoder(n_latent, n_programs, n_genes, min(n_leading or n_genes, n_genes), ambient)
         self.log_capture = nn.Parameter(torch.zeros(n_sections))  # log e_m relative to the start, learned per section
         self.log_tau = nn.Parameter(torch.tensor(-1.0))
         self.register_buffer("log_capture_start", torch.zeros(n_sections))  # log counts an average nucleus gives
-        self.register_buffer("leading", torch.ones(n_genes, dtype=torch.bool))  # genes that teach the image encoder
         self.register_buffer("depth_weight", torch.zeros(n_components))  # see `fit_depth`
         self.register_buffer("log_total", torch.zeros(n_sections))  # mean log counts of a section's spots
 
@@ -196,16 +224,16 @@ class StandModel(nn.Module):
         given = use * (overlap * log_size.exp())[:, None]  # (n, n_programs + 1)
         spots = torch.zeros(len(section), use.shape[1], device=use.device).index_add(0, spot, given)
         spots = spots * self.capture()[section][:, None]  # (n_spots, n_programs + 1)
-        share, programs = spots / spots.sum(1, keepdim=True), self.decoder.programs()
-        profile = torch.where(self.leading, share @ programs, share.detach() @ programs)  # (n_spots, n_genes)
-        return SpotPrediction(spots, profile, self.decoder.phi(), self.log_tau.exp(), kl.sum() / len(section))
+        profile = spots / spots.sum(1, keepdim=True) @ self.decoder.leading_programs()  # (n_spots, n_leading)
+        return SpotPrediction(spots, profile, self.decoder.leading_phi(), self.log_tau.exp(), kl.sum() / len(section), self.decoder.leading)
 
 # %% ../nbs/07_model.ipynb #spot-nll
 def spot_nll(
     predicted: SpotPrediction,
-    counts: Tensor,  # (n_spots, n_genes) measured
+    counts: Tensor,  # (n_spots, n_genes) measured, of all genes
 ) -> Tensor:  # (n_spots,) negative log likelihood: composition given the total, and the total
     "Score spots under the model, their own efficiency integrated out."
+    counts = counts[:, predicted.genes]
     total, expected = counts.sum(1).clamp(min=1), predicted.programs.sum(1).clamp(min=1e-8)
     log_ratio = torch.log(total / expected)
     mean = (predicted.profile * total[:, None]).clamp(min=1e-8)
@@ -217,12 +245,12 @@ def spot_nll(
 def fit_depth(
     model: StandModel,  # whitening fitted
     spot_features: np.ndarray,  # (n_spots, n_features) mean features of each spot's nuclei
-    counts: np.ndarray,  # (n_spots, n_genes)
+    total: np.ndarray,  # (n_spots,) counts
     section: np.ndarray,  # (n_spots,) int
 ) -> None:
     "Learn what a spot's image says about its total count."
     with torch.no_grad(): x = model.encoder.whiten(torch.from_numpy(spot_features)).numpy()
-    log_total = np.log(counts.sum(1) + 1)
+    log_total = np.log(total + 1)
     n = np.maximum(np.bincount(section, minlength=len(model.log_total)), 1)
     centred = lambda v: v - (np.stack([np.bincount(section, c, len(n)) for c in v.T], 1) / n[:, None])[section]
     ridge = RidgeCV(alphas=np.logspace(0, 4, 25), fit_intercept=False).fit(centred(x), centred(log_total[:, None])[:, 0])
@@ -233,28 +261,28 @@ def fit_depth(
 # %% ../nbs/07_model.ipynb #start-model
 def start_model(
     model: StandModel,
-    features: np.ndarray,  # (n_nuclei, n_features) of training nuclei
-    counts: np.ndarray,  # (n_spots, n_genes) of training spots with nuclei
+    whiten: Whitening,  # fitted to the training nuclei
+    counts: csr_matrix,  # (n_spots, n_genes) of training spots with nuclei
     spot_features: np.ndarray,  # (n_spots, n_features) mean features of each spot's nuclei
     nuclei_in_spot: np.ndarray,  # (n_spots,) sum of overlaps
     section: np.ndarray,  # (n_spots,) int
     seed: int = 0,
-    n_leading: int = 1000,  # this many genes with the most counts teach the image encoder
 ) -> StandModel:  # the same model, ready to be trained
     "Set the starting values that come from the data."
-    model.encoder.whiten.fit(features)
-    n_programs = model.decoder.use.out_features
-    programs, use = start_programs(counts, n_programs, seed)
-    mean_profile = counts.sum(0) + 0.5
-    model.decoder.start(programs, mean_profile / mean_profile.sum(), moment_phi(counts, counts.sum(1, keepdims=True) * (use @ programs)))
-    model.leading.copy_(torch.from_numpy(counts.sum(0) >= np.sort(counts.sum(0))[-min(n_leading, counts.shape[1])]))
-    fit_depth(model, spot_features, counts, section)
+    model.encoder.whiten.load_state_dict(whiten.state_dict())
+    decoder, abundance = model.decoder, counts.sum(0).A1
+    decoder.leading.copy_(torch.from_numpy(np.sort(np.argsort(-abundance, kind="stable")[: len(decoder.leading)])))
+    seen, average = counts[:, decoder.leading.numpy()].toarray(), abundance[decoder.leading.numpy()] + 0.5
+    programs, use = start_programs(seen, decoder.use.out_features, seed)
+    decoder.start(programs, average / average.sum(), moment_phi(seen, seen.sum(1, keepdims=True) * (use @ programs)))
+    decoder.settle(np.c_[use * (1 - decoder.ambient), np.full(len(use), decoder.ambient)], counts)
+    fit_depth(model, spot_features, counts.sum(1).A1, section)
     sums = lambda values: np.bincount(section, values, len(model.log_capture))
-    model.log_capture_start.copy_(torch.from_numpy(np.log((sums(counts.sum(1)) + 1) / (sums(nuclei_in_spot) + 1))))
+    model.log_capture_start.copy_(torch.from_numpy(np.log((sums(seen.sum(1)) + 1) / (sums(nuclei_in_spot) + 1))))
     return model
 
 # %% ../nbs/07_model.ipynb #modelinfo
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass
