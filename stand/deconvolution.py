@@ -19,7 +19,7 @@ from scipy.sparse import csr_matrix
 from .core import Section, StandError, gene_index, need
 from .io import check_counts
 from .learner import trained_model
-from .likelihood import beta_binomial_quantile, expected_log1p, nb_quantile, rate_update
+from .likelihood import beta_binomial_interval, expected_log1p, nb_interval, rate_update
 from .model import StandModel, TrainedModel
 from .overlap import nucleus_spot, spot_overlaps
 
@@ -259,7 +259,7 @@ def credible_interval(
     genes: str | Sequence[str],  # in `cells.var_names`
     level: float = 0.9,  # probability inside, between 0 and 1
 ) -> tuple[np.ndarray, np.ndarray]:  # lower and upper bound, each (n_nuclei, n_genes), inclusive
-    """Bound the captured counts of nuclei, equal tails.
+    """Bound the captured counts of nuclei by the most probable ones whose probability is nearest to the level.
 
     Of a deconvolved nucleus under a spot: its part of the measured count. Of any other: what average capture would measure.
     """
@@ -269,13 +269,12 @@ def credible_interval(
     use = np.split(cells.obsm["X_programs"] * n_members, n_members, axis=1)
     profiles, phi = np.split(cells.varm["programs"][rows], n_members, axis=1), cells.varm["phi"][rows]
     rates = np.stack([u @ p.T for u, p in zip(use, profiles)])  # (members, n_nuclei, genes)
-    tails = (1 - level) / 2, (1 + level) / 2
-    bounds = [nb_quantile(tail, rates.mean(0), phi.mean(1)) for tail in tails]
-    if "counts" not in cells.layers: return bounds[0], bounds[1]
+    bounds = nb_interval(level, rates.mean(0), phi.mean(1))
+    if "counts" not in cells.layers: return bounds
     parts = cells.layers["counts"][:, rows]
     inside, total, alpha, beta = _beta_of_spot(cells, rates, phi, parts.toarray() if hasattr(parts, "toarray") else np.asarray(parts))
-    for bound, tail in zip(bounds, tails): bound[inside] = beta_binomial_quantile(tail, total, alpha, beta)
-    return bounds[0], bounds[1]
+    for bound, of_share in zip(bounds, beta_binomial_interval(level, total, alpha, beta)): bound[inside] = of_share
+    return bounds
 
 
 def _beta_of_spot(cells: AnnData, rates: np.ndarray, phi: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, ...]:
