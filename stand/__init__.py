@@ -15,6 +15,7 @@ _MODULE_OF = {
     "segment_image": "segmenters", "segment_nuclei": "nuclei", "spot_overlaps": "overlap",
     "encode_nuclei": "encoder", "load_encoder": "encoder", "pretrain_encoder": "pretrain",
     "load_model": "model", "STDataLoaders": "learner", "stand_learner": "learner", "finetune_learner": "finetune",
+    "Resume": "resume",
     "predict_nuclei": "deconvolution", "deconvolve": "deconvolution", "predict_spots": "deconvolution",
     "credible_interval": "deconvolution", "expression": "deconvolution",
     "write_cells": "export", "to_table": "export", "to_geojson": "export", "to_spatialdata": "bundle",
