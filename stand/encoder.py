@@ -36,7 +36,7 @@ from .staining import all_round
 
 # %% ../nbs/05_encoder.ipynb #encoder
 SCALES = (0.5, 1.0, 2.0)  # µm per pixel
-_PIXEL_BYTES = 600  # of GPU memory that a body takes for a pixel; 150 were measured for Lite0, others take more
+_PIXEL_BYTES = 600  # of GPU memory that a body takes for a pixel; Lite0 held up to 400 on an H200; larger ones may take more
 _VERSION = 1  # of the features; raised when the same encoder would give others
 
 
