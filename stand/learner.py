@@ -26,8 +26,9 @@ from scipy.sparse import csr_matrix, issparse, vstack
 from torch import Tensor, nn
 
 from .core import Section, StandError, gene_index, need
+from .decoder import GenomicDecoder
 from .io import check_counts
-from .model import GenomicDecoder, ModelInfo, SpotPrediction, StandModel, TrainedModel, Whitening, spot_nll, start_model
+from .model import ModelInfo, SpotPrediction, StandModel, TrainedModel, Whitening, spot_nll, start_model
 from .overlap import spot_overlaps
 
 # %% ../nbs/08_learner.ipynb #bags
