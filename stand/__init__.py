@@ -17,11 +17,12 @@ _MODULE_OF = {
     "load_model": "model", "STDataLoaders": "learner", "stand_learner": "learner", "finetune_learner": "finetune",
     "Resume": "resume",
     "predict_nuclei": "deconvolution", "deconvolve": "deconvolution", "predict_spots": "deconvolution",
-    "credible_interval": "deconvolution", "expression": "deconvolution",
+    "expression": "deconvolution", "credible_interval": "uncertainty", "count_sd": "uncertainty", "sample_counts": "uncertainty",
+    "type_profiles": "reference", "top_genes": "programs", "call_types": "programs",
     "write_cells": "export", "to_table": "export", "to_geojson": "export", "to_spatialdata": "bundle",
     "plot_gene": "plot", "run": "cli",
 }
-_MODULES = {"core", "slide", "io", "datasets", "nuclei", "encoder", "likelihood", "decoder", "model", "learner", "deconvolution", "canvas", "plot", "evaluate", "cli"}
+_MODULES = {"core", "slide", "io", "datasets", "nuclei", "encoder", "likelihood", "decoder", "model", "learner", "deconvolution", "uncertainty", "programs", "canvas", "plot", "evaluate", "cli"}
 
 __all__ = sorted({*_MODULE_OF, *_MODULES} - {"cli", "core"})
 

@@ -111,6 +111,7 @@ def _lite0_session(threads: int) -> InferenceSession:  # "rgb" (n, 3, h, w), sid
     "Load the maps of EfficientNet-Lite0 that come with the package, once."
     options = SessionOptions()
     options.intra_op_num_threads = threads
+    options.enable_mem_pattern = False  # it would keep a plan, and the memory for it, for each of the many sizes of tile
     return InferenceSession(str(files("stand") / "weights" / "lite0.onnx"), options, ["CPUExecutionProvider"])
 
 

@@ -91,6 +91,7 @@ def start_programs(
     n_programs: int,  # at most the number of spots and of genes
     seed: int = 0,  # for the factorisation's own randomness
     steps: int = 30,  # of expectation-maximisation
+    given: np.ndarray | None = None,  # (at most n_programs, n_genes), rows sum to 1: programs that are known, such as profiles of cell types
 ) -> tuple[np.ndarray, np.ndarray]:  # programs (n_programs, n_genes), rows sum to 1; their use (n_spots, n_programs), rows sum to 1
     "Factorise the spots' profiles into programs and their use."
     profile = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).astype(np.float32)
@@ -100,9 +101,11 @@ def start_programs(
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is only a start
         use = nmf.fit_transform(profile * 1e4) + 1e-4
     programs = nmf.components_ / 1e4 + 1e-4 * average
+    known = 0 if given is None else len(given)
+    if known: programs[:known], use = given + 1e-4 * average, np.full_like(use, 1 / n_programs)
     for _ in range(steps):
         use = use * ((profile / (use @ programs + 1e-12)) @ programs.T) / programs.sum(1) + 1e-9
-        programs = programs * (use.T @ (profile / (use @ programs + 1e-12))) / use.sum(0)[:, None] + 1e-9 * average
+        programs[known:] = (programs * (use.T @ (profile / (use @ programs + 1e-12))) / use.sum(0)[:, None] + 1e-9 * average)[known:]
     use = use * programs.sum(1)
     programs = programs / programs.sum(1, keepdims=True) + 1e-3 * average
     return programs / programs.sum(1, keepdims=True), use / use.sum(1, keepdims=True)

@@ -231,4 +231,5 @@ def tuned_heads(
     "Take the heads out of a fine-tuned learner, on the CPU."
     encoder = str(tuned_encoder(learn))
     if learn.heads_info.encoder.endswith(" and shape"): encoder += " and shape"
-    return TrainedModel([deepcopy(m).cpu() for m in learn.model.heads.members], replace(learn.heads_info, encoder=encoder))
+    return TrainedModel([deepcopy(m).cpu() for m in learn.model.heads.members], replace(learn.heads_info, encoder=encoder),
+                        learn.settle.predictability, learn.settle.n_held_out)

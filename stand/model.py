@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from scipy.sparse import csr_matrix
+from scipy.stats import false_discovery_control
+from scipy.stats import t as student_t
 from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
@@ -33,13 +35,16 @@ class Whitening(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("projection", torch.zeros(n_features, n_components))
+        self.register_buffer("std", torch.ones(n_features))
+        self.register_buffer("scale", torch.ones(n_components))  # of the components
+        self.register_buffer("limits", torch.ones(2))  # see `strangeness`
 
     def fit(
         self,
         features: np.ndarray,  # (n_nuclei, n_features) of the training nuclei
         max_nuclei: int = 20_000,  # an even subset of at most this many is enough for the components
     ) -> "Whitening":
-        "Learn mean, scale and components from training nuclei."
+        "Learn mean, scale, components and the usual distance from training nuclei."
         subset = features[:: max(1, len(features) // max_nuclei)].astype(np.float64)
         mean, std = subset.mean(0), subset.std(0) + 1e-6
         with np.errstate(invalid="ignore"):  # constant features have no variance to share out
@@ -48,9 +53,21 @@ class Whitening(nn.Module):
         scale = np.maximum(spread, max(0.05 * spread[0], 1e-6))
         self.mean.copy_(torch.from_numpy(mean))
         self.projection.copy_(torch.from_numpy(pca.components_.T / std[:, None] / scale))
+        self.std.copy_(torch.from_numpy(std)), self.scale.copy_(torch.from_numpy(scale))
+        self.limits.copy_(torch.stack(self._distances(torch.from_numpy(subset).float())).quantile(0.995, dim=1).clamp(min=1e-3))
         return self
 
     def forward(self, features: Tensor) -> Tensor: return (features - self.mean) @ self.projection
+
+    def _distances(self, features: Tensor) -> tuple[Tensor, Tensor]:  # each (n,)
+        "Distances from the training nuclei's middle along the components, and from the space that the components span."
+        white = self(features)
+        outside = ((features - self.mean) / self.std).square().sum(1) - (white * self.scale).square().sum(1)
+        return white.norm(dim=1), outside.clamp(min=0).sqrt()
+
+    def strangeness(self, features: Tensor) -> Tensor:  # (n, n_features) -> (n,); above 1 is farther out than 99 % of the training nuclei
+        "Measure how unlike the training nuclei features are."
+        return (torch.stack(self._distances(features), 1) / self.limits).amax(1)
 
 # %% ../nbs/07_model.ipynb #imageencoder
 class ImageEncoder(nn.Module):
@@ -70,10 +87,10 @@ class ImageEncoder(nn.Module):
 
     def forward(
         self,
-        features: Tensor,  # (n_nuclei, n_features)
+        white: Tensor,  # (n_nuclei, n_components) whitened features
         log_area: Tensor,  # (n_nuclei,) log of the nuclear area over the training median
     ) -> tuple[Tensor, Tensor, Tensor]:  # z mean (n_nuclei, n_latent), z log variance, log RNA content (n_nuclei,)
-        hidden = self.body(self.whiten(features))
+        hidden = self.body(white)
         log_size = 2 * torch.tanh(self.size(torch.cat([hidden, log_area[:, None]], 1))[:, 0] / 2)
         return self.mean(hidden), self.log_variance(hidden).clamp(-8, 2), log_size
 
@@ -109,11 +126,11 @@ class StandModel(nn.Module):
 
     def nuclei(
         self,
-        features: Tensor,  # (n_nuclei, n_features)
+        white: Tensor,  # (n_nuclei, n_components) whitened features
         log_area: Tensor,  # (n_nuclei,) log of the nuclear area over the training median
     ) -> tuple[Tensor, Tensor, Tensor]:  # use of programs (n_nuclei, n_programs + 1), log RNA content, KL of each nucleus
         "Decode nuclei; in training mode the latent points are drawn, else they are their means."
-        mean, log_variance, log_size = self.encoder(features, log_area)
+        mean, log_variance, log_size = self.encoder(white, log_area)
         z = mean + torch.randn_like(mean) * (log_variance / 2).exp() if self.training else mean
         kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1)
         return self.decoder(z), log_size, kl
@@ -123,13 +140,13 @@ class StandModel(nn.Module):
 
     def forward(
         self,
-        features: Tensor,  # (n, n_features) one row for each pair of nucleus and spot
+        white: Tensor,  # (n, n_components) whitened features, one row for each pair of nucleus and spot
         log_area: Tensor,  # (n,)
         overlap: Tensor,  # (n,) fraction of the nucleus under the spot, 0 to 1
         spot: Tensor,  # (n,) int, which spot of the batch
         section: Tensor,  # (n_spots,) int, which training section the spot is of
     ) -> SpotPrediction:
-        use, log_size, kl = self.nuclei(features, log_area)
+        use, log_size, kl = self.nuclei(white, log_area)
         given = use * (overlap * log_size.exp())[:, None]  # (n, n_programs + 1)
         spots = torch.zeros(len(section), use.shape[1], device=use.device).index_add(0, spot, given)
         spots = spots * self.capture()[section][:, None]  # (n_spots, n_programs + 1)
@@ -176,13 +193,15 @@ def start_model(
     nuclei_in_spot: np.ndarray,  # (n_spots,) sum of overlaps
     section: np.ndarray,  # (n_spots,) int
     seed: int = 0,
+    given: np.ndarray | None = None,  # (at most n_programs, n_genes), rows sum to 1: programs to start from
 ) -> StandModel:  # the same model, ready to be trained
     "Set the starting values that come from the data."
     model.encoder.whiten.load_state_dict(whiten.state_dict())
     decoder, abundance = model.decoder, counts.sum(0).A1
     decoder.leading.copy_(torch.from_numpy(np.sort(np.argsort(-abundance, kind="stable")[: len(decoder.leading)])))
     seen, average = counts[:, decoder.leading.numpy()].toarray(), abundance[decoder.leading.numpy()] + 0.5
-    programs, use = start_programs(seen, decoder.use.out_features, seed)
+    if given is not None: given = (kept := given[:, decoder.leading.numpy()] + 1e-12) / kept.sum(1, keepdims=True)
+    programs, use = start_programs(seen, decoder.use.out_features, seed, given=given)
     decoder.start(programs, average / average.sum(), moment_phi(seen, seen.sum(1, keepdims=True) * (use @ programs)))
     decoder.settle(np.c_[use * (1 - decoder.ambient), np.full(len(use), decoder.ambient)], counts)
     fit_depth(model, spot_features, counts.sum(1).A1, section)
@@ -191,7 +210,7 @@ def start_model(
     return model
 
 # %% ../nbs/07_model.ipynb #modelinfo
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass
@@ -209,8 +228,26 @@ class ModelInfo:
 class TrainedModel:
     "One or several trained `StandModel`s (an ensemble) and what they know: genes, sections, encoder."
 
-    def __init__(self, members: Sequence[StandModel], info: ModelInfo): self.members, self.info = [m.eval() for m in members], info
+    def __init__(
+        self,
+        members: Sequence[StandModel],
+        info: ModelInfo,
+        predictability: np.ndarray | None = None,  # (n_genes,) correlation of predicted and measured proportions over held-out spots; NaN: not known
+        n_held_out: int = 0,  # spots that the correlations were measured on
+    ):
+        self.members, self.info, self.n_held_out = [m.eval() for m in members], info, n_held_out
+        self.predictability = np.full(len(info.genes), np.nan, np.float32) if predictability is None else np.asarray(predictability, np.float32)
+
     def __repr__(self) -> str: return f"TrainedModel: {len(self.members)} member(s), {len(self.info.genes)} genes, trained on {', '.join(self.info.sections)}"
+
+    def trusted(
+        self,
+        false_discoveries: float = 0.05,  # share of the trusted genes that may be there by chance
+    ) -> np.ndarray:  # (n_genes,) bool; none if no spots were held out
+        "Tell genes whose held-out correlation is above zero, by Student's t-test and Benjamini & Hochberg's (1995) control of false discoveries."
+        r, freedom = np.clip(np.nan_to_num(self.predictability), -0.999999, 0.999999), self.n_held_out - 2
+        if freedom < 1: return np.zeros(len(r), bool)
+        return false_discovery_control(student_t.sf(r * np.sqrt(freedom / (1 - r**2)), freedom)) < false_discoveries
 
     def save(
         self,
@@ -221,8 +258,10 @@ class TrainedModel:
         with written_whole(folder, overwrite) as partial:
             partial.mkdir()
             state = {f"{i}.{k}": v.contiguous().cpu() for i, m in enumerate(self.members) for k, v in m.state_dict().items()}
+            state["predictability"] = torch.from_numpy(self.predictability)
             save_file(state, partial / "model.safetensors")
-            (partial / "model.json").write_text(json.dumps(asdict(self.info) | {"members": len(self.members)}, indent=1), encoding="utf-8")
+            about = asdict(self.info) | dict(members=len(self.members), n_held_out=self.n_held_out)
+            (partial / "model.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
         return Path(folder)
 
 # %% ../nbs/07_model.ipynb #load-model
@@ -233,13 +272,15 @@ def load_model(
     folder = existing_path(folder, "model")
     try:
         about = json.loads(existing_path(folder / "model.json", "model").read_text(encoding="utf-8"))
-        version, members = about["version"], about.pop("members")
-        if version != FORMAT_VERSION: raise StandError(f"{folder.name}/model.json: format version {version}; this stand reads {FORMAT_VERSION}")
+        if (version := about["version"]) != FORMAT_VERSION:
+            raise StandError(f"{folder.name}/model.json: format version {version}; this stand reads {FORMAT_VERSION}; train the model again")
+        members, n_held_out = about.pop("members"), about.pop("n_held_out")
         info = ModelInfo(**about)
         state = load_file(existing_path(folder / "model.safetensors", "model"))
+        predictability = state["predictability"].numpy()
         models = [StandModel(**info.settings) for _ in range(members)]
         for i, model in enumerate(models):
             model.load_state_dict({k.split(".", 1)[1]: v for k, v in state.items() if k.split(".", 1)[0] == str(i)})
     except StandError: raise
     except Exception as error: raise StandError(f"model folder {folder.name!r} is damaged ({type(error).__name__}: {str(error)[:200]})") from error
-    return TrainedModel(models, info)
+    return TrainedModel(models, info, predictability, n_held_out)
