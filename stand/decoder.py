@@ -25,11 +25,12 @@ _FAST = 10.0  # programs and dispersions move this many times faster than the le
 class GenomicDecoder(nn.Module):
     "ST-Genomic-Decoder: latent point to use of programs; programs and inverse dispersions of the genes."
 
-    def __init__(self, n_latent: int, n_programs: int, n_genes: int, n_leading: int, ambient: float = 0.02):
+    def __init__(self, n_latent: int, n_programs: int, n_genes: int, n_leading: int, ambient: float = 0.02, n_hidden: int = 0):
         super().__init__()
-        self.ambient = ambient
-        self.use = nn.Linear(n_latent, n_programs)
+        self.ambient, self.n_programs = ambient, n_programs
+        self.use = nn.Linear(n_hidden or n_latent, n_programs)
         nn.init.normal_(self.use.weight)
+        self.bend = nn.Sequential(nn.Linear(n_latent, n_hidden), nn.LeakyReLU()) if n_hidden else nn.Identity()
         self.programs_step, self.phi_step = nn.Parameter(torch.zeros(n_programs, n_leading)), nn.Parameter(torch.zeros(n_leading))
         self.register_buffer("leading", torch.arange(n_leading))  # positions of the genes that training sees, ascending
         self.register_buffer("programs_start", torch.zeros(n_programs, n_leading))  # log
@@ -60,7 +61,7 @@ class GenomicDecoder(nn.Module):
     def phi(self) -> Tensor: return self.settled_phi  # (n_genes,) inverse dispersions
 
     def forward(self, z: Tensor) -> Tensor:  # (n_nuclei, n_latent) -> (n_nuclei, n_programs + 1), rows sum to 1
-        use = F.softmax(self.use(z), 1) * (1 - self.ambient)
+        use = F.softmax(self.use(self.bend(z)), 1) * (1 - self.ambient)
         return torch.cat([use, torch.full_like(use[:, :1], self.ambient)], 1)
 
     def settle(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Bags', 'choose_genes', 'SpotLoader', 'STDataLoaders', 'Ensemble', 'SpotLoss', 'Seeded', 'gene_pearson',
-           'ProportionPearson', 'OneThread', 'Settle', 'stand_learner', 'trained_model']
+           'ProportionPearson', 'OneThread', 'fused_adam', 'Settle', 'stand_learner', 'trained_model']
 
 # %% ../nbs/08_learner.ipynb #49aa672f
 import random
@@ -21,6 +21,7 @@ from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner, ValueMetric
+from fastai.optimizer import OptimWrapper
 from fastai.torch_core import to_device
 from fastcore.basics import patch
 from scipy.sparse import csr_matrix, issparse, vstack
@@ -233,6 +234,12 @@ class OneThread(Callback):
     def after_fit(self): torch.set_num_threads(self.threads)
 
 
+def fused_adam(params: Sequence, lr: float) -> OptimWrapper:
+    "Make an Adam with decoupled weight decay and fastai's defaults that fastai can steer."
+    fused = next(iter(params[0])).device.type in ("cpu", "cuda")
+    return OptimWrapper(params, torch.optim.AdamW, lr=lr, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.01, fused=fused)
+
+
 class Settle(Callback):
     "When training ends, let decoders settle, and measure on held-out spots how predictable each gene is."
 
@@ -278,7 +285,7 @@ def stand_learner(
     kl_weight: float = 0.1,  # weight of the latent points' divergence from their prior
     n_leading: int = 1000,  # this many genes with the most counts teach the image encoder, the others only follow
     reference: pd.DataFrame | None = None,  # (types, genes) of `type_profiles`: the first programs start from these
-    **settings,  # of `StandModel`: n_components, n_hidden, n_latent, dropout, ambient
+    **settings,  # of `StandModel`: n_components, n_hidden, n_latent, dropout, ambient, n_decoder_hidden
 ) -> Learner:
     "Make a fastai Learner for spots; its programs start from a factorisation of the training spots."
     bags, train = dls.bags, dls.train_spots
@@ -299,7 +306,7 @@ def stand_learner(
             torch.manual_seed(seed * 1000 + i)
             members.append(start_model(StandModel(**settings), whiten, counts, spot_features, in_spot, bags.section[train], seed * 1000 + i, given))
     pearson = ProportionPearson()
-    learn = Learner(dls, Ensemble(members), loss_func=SpotLoss(kl_weight), metrics=ValueMetric(lambda: pearson.value, "proportion_pearson"),
+    learn = Learner(dls, Ensemble(members), loss_func=SpotLoss(kl_weight), opt_func=fused_adam, metrics=ValueMetric(lambda: pearson.value, "proportion_pearson"),
                     cbs=[OneThread(), Seeded(seed), pearson, GradientClip(50.0), Settle([m.decoder for m in members])])
     learn.info = ModelInfo(list(dls.genes), list(dls.sections), dls.encoder, dls.median_area_um2, settings)
     return learn

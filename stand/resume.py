@@ -8,6 +8,7 @@ __all__ = ['Resume']
 # %% ../nbs/08b_resume.ipynb #7e5b0e03
 import json
 import random
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -19,6 +20,19 @@ from torch import Tensor
 
 from .cache import digest
 from .core import StandError, written_whole
+
+# %% ../nbs/08b_resume.ipynb #read-state
+def _plain(value):
+    "Turn what the recorder holds into numbers and lists."
+    return [_plain(v) for v in value] if isinstance(value, list | tuple | L) else None if value is None else float(value)
+
+
+def _read_state(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    "Read what training was, and its tensors by name."
+    try:
+        with safe_open(path, "pt") as file: return json.loads(file.metadata()["stand"]), {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise StandError(f"state of training {path.name!r} is damaged or of another kind ({type(error).__name__}); remove it to start anew") from error
 
 # %% ../nbs/08b_resume.ipynb #resume
 class Resume(Callback):
@@ -54,37 +68,26 @@ class Resume(Callback):
         "Write the state, whole or not at all."
         tensors = {f"model.{name}": v for name, v in self.model.state_dict().items()} | {"random": torch.get_rng_state()}
         if (cuda := next(self.model.parameters()).is_cuda): tensors["random_cuda"] = torch.cuda.get_rng_state()
-        moments = self.opt.state_dict()["state"]
-        tensors |= {f"moment.{i}.{k}": v for i, state in enumerate(moments) for k, v in state.items() if isinstance(v, Tensor)}
+        tensors |= {f"moment.{i}.{k}": v for i, state in self.opt.state_dict()["state"].items() for k, v in state.items()}
         about = dict(task=self.task, done=self.epoch + 1, order=self.dls.train.rng.getstate(),
-                     numbers=[{k: v for k, v in state.items() if not isinstance(v, Tensor)} for state in moments],
                      recorded={name: [_plain(v) for v in getattr(self.recorder, name)] for name in self._recorded})
         with written_whole(self.path, overwrite=True) as partial:
             save_file({name: v.detach().cpu().contiguous().clone() for name, v in tensors.items()}, partial, {"stand": json.dumps(about)})
 
     def _restore(self) -> None:
-        "Read the state; raise `StandError` if it is of another training."
-        try:
-            with safe_open(self.path, "pt") as file:
-                about, tensors = json.loads(file.metadata()["stand"]), {name: file.get_tensor(name) for name in file.keys()}
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise StandError(f"state of training {self.path.name!r} is damaged or of another kind ({type(error).__name__}); remove it to start anew") from error
+        "Go back to the state; raise `StandError` if it is of another training."
+        about, tensors = _read_state(self.path)
         if about["task"] != self.task:
             raise StandError(f"{self.path.name!r} keeps the state of another training: other spots, genes, features, model, seed, learning rate or number of epochs; "
                              "give another file, or remove it to start anew")
         device = next(self.model.parameters()).device
         self.model.load_state_dict({name.removeprefix("model."): v for name, v in tensors.items() if name.startswith("model.")})
-        moments = [dict(numbers) for numbers in about["numbers"]]
+        moments = defaultdict(dict)
         for name, v in tensors.items():
             if name.startswith("moment."): moments[int(name.split(".")[1])][name.split(".", 2)[2]] = v.to(device)
-        self.opt.load_state_dict(dict(state=moments, hypers=self.opt.hypers))
+        self.opt.load_state_dict(self.opt.state_dict() | dict(state=dict(moments)))
         torch.set_rng_state(tensors["random"])
         if "random_cuda" in tensors and device.type == "cuda": torch.cuda.set_rng_state(tensors["random_cuda"])
         version, numbers, gauss = about["order"]
         self.dls.train.rng.setstate((version, tuple(numbers), gauss))
         self.done, self.kept = about["done"], about["recorded"]
-
-
-def _plain(value):
-    "Turn what the recorder holds into numbers and lists."
-    return [_plain(v) for v in value] if isinstance(value, list | tuple | L) else None if value is None else float(value)
