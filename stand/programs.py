@@ -34,9 +34,9 @@ def joint_programs(
 
 # %% ../nbs/09b_programs.ipynb #top-genes
 def _log_ratio(profiles: np.ndarray, use: np.ndarray) -> np.ndarray:  # (n_programs, genes)
-    "Log of how much more of a gene programs have than the average nucleus."
-    average = use.sum(0) @ profiles / use.sum()
-    return np.log(np.maximum(profiles, 1e-12) / np.maximum(average, 1e-12))
+    "Log of how much more of a gene programs have than the average nucleus; genes that hardly anyone has tell nothing."
+    average, little = use.sum(0) @ profiles / use.sum(), 0.01 / profiles.shape[1]
+    return np.log((profiles + little) / (average + little))
 
 
 def top_genes(
@@ -63,25 +63,23 @@ MARKERS = {
 def program_types(
     cells: AnnData,  # of `predict_nuclei` or `deconvolve`
     types: Mapping[str, Sequence[str]] | pd.DataFrame = MARKERS,  # marker genes of each type, or profiles (types, genes) of `type_profiles`
-) -> pd.DataFrame:  # (n_programs, types), rows sum to 1
-    "Say what types of cells each program is made of."
+) -> pd.DataFrame:  # (n_programs, types and "other") how well each fits
+    "Score which type of cell each program is of; the highest score is its type."
     profiles, use = joint_programs(cells)
-    if isinstance(types, pd.DataFrame):
-        average = use.sum(0) @ profiles.to_numpy() / use.sum()
-        return pd.DataFrame(_mixture(profiles.to_numpy(), profiles_of(types, profiles.columns, average)), profiles.index, types.index.astype(str))
+    more = pd.DataFrame(_log_ratio(profiles.to_numpy(), use), profiles.index, profiles.columns)
+    if isinstance(types, pd.DataFrame): return _likeness(more, profiles_of(types, profiles.columns, profiles.mean().to_numpy()), types.index).assign(other=0.1)
     known = {name: [g for g in genes if g in profiles] for name, genes in types.items()}
     if not any(known.values()):
         raise StandError(f"none of the marker genes is modelled: {', '.join(g for genes in types.values() for g in genes)[:100]}; name them in also= when training")
-    more = pd.DataFrame(_log_ratio(profiles.to_numpy(), use), profiles.index, profiles.columns)
-    score = pd.DataFrame({name: more[genes].mean(1) for name, genes in known.items() if genes}).assign(other=0.0)
-    return (score.rank(axis=1, method="first", ascending=False) == 1).astype(float)
+    return pd.DataFrame({name: more[genes].mean(axis=1) for name, genes in known.items() if genes}).assign(other=0.0)
 
 
-def _mixture(profiles: np.ndarray, parts: np.ndarray, steps: int = 300) -> np.ndarray:  # (n_programs, n_parts), rows sum to 1
-    "Write profiles as mixtures of parts."
-    weights = np.full((len(profiles), len(parts)), 1 / len(parts))
-    for _ in range(steps): weights = weights * (profiles / np.maximum(weights @ parts, 1e-12) @ parts.T)
-    return weights / weights.sum(1, keepdims=True)
+def _likeness(more: pd.DataFrame, parts: np.ndarray, names: pd.Index, n_top: int = 50) -> pd.DataFrame:  # (n_programs, types)
+    "Correlate log ratios of programs with those of types over the most telling genes."
+    of_type = _log_ratio(parts, np.ones((1, len(parts))))
+    telling = np.unique(np.argsort(-parts * of_type, 1)[:, :n_top])
+    both = np.corrcoef(more.to_numpy()[:, telling], of_type[:, telling])
+    return pd.DataFrame(np.nan_to_num(both[: len(more), len(more):]), more.index, names.astype(str))
 
 
 def call_types(
@@ -89,8 +87,9 @@ def call_types(
     types: Mapping[str, Sequence[str]] | pd.DataFrame = MARKERS,  # marker genes of each type, or profiles (types, genes) of `type_profiles`
 ) -> AnnData:  # with obs["cell_type"], the likeliest type of each nucleus, and obsm["X_types"], a table (n_nuclei, types) whose rows sum to 1
     "Say which type of cell each nucleus is likely to be."
-    make_up, use = program_types(cells, types), joint_programs(cells)[1]
-    share = pd.DataFrame(use / use.sum(1, keepdims=True) @ make_up.to_numpy(), index=cells.obs_names, columns=make_up.columns)
+    score, use = program_types(cells, types), joint_programs(cells)[1]
+    best = score.to_numpy().argmax(1)[:, None] == np.arange(score.shape[1])
+    share = pd.DataFrame(use / use.sum(1, keepdims=True) @ best, index=cells.obs_names, columns=score.columns)
     cells = cells.copy()
     cells.obsm["X_types"] = share
     cells.obs["cell_type"] = pd.Categorical(share.columns[share.to_numpy().argmax(1)], categories=share.columns)
