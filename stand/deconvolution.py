@@ -86,7 +86,7 @@ def _programs(model: TrainedModel) -> np.ndarray:  # (n_genes, members * (n_prog
 def _phi(model: TrainedModel) -> np.ndarray:  # (n_genes, members) float32
     with torch.no_grad(): return np.stack([m.decoder.phi().numpy() for m in model.members], 1)
 
-
+# %% ../nbs/09_deconvolution.ipynb #cells-table
 def _cells(model: TrainedModel, section: Section, rows: np.ndarray, x: np.ndarray, programs: list, size: list, latent: list) -> AnnData:
     "Assemble the table of nuclei; programs, size and latent are lists with an entry for each member."
     nuclei, whiten = section.nuclei, model.members[0].encoder.whiten

@@ -164,8 +164,9 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, features: Tensor, *batch: Tensor) -> list[SpotPrediction]:
-        white = self.members[0].encoder.whiten(features)  # the same for all
-        return [member(white, *batch) for member in self.members]
+        with torch.autocast(features.device.type, enabled=False):  # too small to gain by half precision, and too sensitive
+            white = self.members[0].encoder.whiten(features)  # the same for all
+            return [member(white, *batch) for member in self.members]
 
 
 class SpotLoss(nn.Module):
@@ -233,13 +234,13 @@ class OneThread(Callback):
 
     def after_fit(self): torch.set_num_threads(self.threads)
 
-
+# %% ../nbs/08_learner.ipynb #fused-adam
 def fused_adam(params: Sequence, lr: float) -> OptimWrapper:
     "Make an Adam with decoupled weight decay and fastai's defaults that fastai can steer."
     fused = next(iter(params[0])).device.type in ("cpu", "cuda")
     return OptimWrapper(params, torch.optim.AdamW, lr=lr, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.01, fused=fused)
 
-
+# %% ../nbs/08_learner.ipynb #settle
 class Settle(Callback):
     "When training ends, let decoders settle, and measure on held-out spots how predictable each gene is."
 

@@ -78,7 +78,7 @@ def _grow(
         growing = growing[inside[growing] < level]
     return low, high
 
-
+# %% ../nbs/06_likelihood.ipynb #beta-binomial-bounds
 def beta_binomial_interval(
     level: float,  # probability that intervals should hold, between 0 and 1
     total: np.ndarray,  # counts of the spot, whole numbers

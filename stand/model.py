@@ -238,7 +238,7 @@ class ModelInfo:
     settings: dict  # keyword arguments of `StandModel`
     version: int = FORMAT_VERSION
 
-
+# %% ../nbs/07_model.ipynb #trainedmodel
 class TrainedModel:
     "One or several trained `StandModel`s (an ensemble) and what they know: genes, sections, encoder."
 

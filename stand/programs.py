@@ -59,7 +59,7 @@ MARKERS = {
     "fibroblast": ["PDGFRB", "COL1A1", "COL1A2", "DCN", "LUM"],
 }
 
-
+# %% ../nbs/09b_programs.ipynb #program-types
 def program_types(
     cells: AnnData,  # of `predict_nuclei` or `deconvolve`
     types: Mapping[str, Sequence[str]] | pd.DataFrame = MARKERS,  # marker genes of each type, or profiles (types, genes) of `type_profiles`
@@ -81,7 +81,7 @@ def _likeness(more: pd.DataFrame, parts: np.ndarray, names: pd.Index, n_top: int
     both = np.corrcoef(more.to_numpy()[:, telling], of_type[:, telling])
     return pd.DataFrame(np.nan_to_num(both[: len(more), len(more):]), more.index, names.astype(str))
 
-
+# %% ../nbs/09b_programs.ipynb #call-types
 def call_types(
     cells: AnnData,  # of `predict_nuclei` or `deconvolve`
     types: Mapping[str, Sequence[str]] | pd.DataFrame = MARKERS,  # marker genes of each type, or profiles (types, genes) of `type_profiles`
