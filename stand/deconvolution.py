@@ -237,6 +237,18 @@ def _of_spot(values: np.ndarray, overlaps: csr_matrix) -> np.ndarray:
     spot, _ = nucleus_spot(overlaps)
     return np.where(spot >= 0, values[spot], 1.0)
 
+
+def _keep_spots(cells: AnnData, section: Section, overlaps: csr_matrix, counts: np.ndarray, rows: np.ndarray, programs: list[np.ndarray],
+                capture: np.ndarray, unexplained: np.ndarray) -> None:
+    "Add to the table what is known of the spots: a row for each that has nuclei."
+    n_nuclei, n_shared = overlaps.getnnz(0), (overlaps > 0).astype(int).T @ (overlaps.getnnz(1) > 1).astype(int)
+    full, names = n_nuclei > 0, section.spots.obs_names.astype(str)
+    report = pd.DataFrame(dict(n_nuclei=n_nuclei, n_shared=n_shared, counts=counts.sum(1), capture=capture, unexplained=unexplained), index=names)
+    expected = np.concatenate([overlaps.T @ p for p in programs], 1) * capture[:, None]  # (n_spots, members * (n_programs + 1)) counts
+    cells.obs["spot_capture"] = _of_spot(capture, overlaps)
+    cells.uns["stand"] |= dict(spots=report[full], spots_without_nuclei=np.asarray(names[~full], dtype=str), spot_programs=expected[full].astype(np.float32),
+                               spot_counts=csr_matrix(counts[full][:, rows]), spot_genes=np.asarray(cells.var_names, dtype=str))
+
 # %% ../nbs/09_deconvolution.ipynb #deconvolve
 def deconvolve(
     model: Learner | TrainedModel,  # trained or loaded
@@ -275,9 +287,5 @@ def deconvolve(
         decoded.append((programs, size, latent)), efficiencies.append(efficiency)
     cells = _cells(model, section, rows, x.astype(np.float32), *zip(*decoded))
     cells.layers["counts"] = _rows_to_sparse(parts, inside, len(cells))
-    cells.obs["spot_capture"] = _of_spot(np.mean(efficiencies, 0), overlaps)
-    cells.uns["stand"]["spots_without_nuclei"] = np.asarray(section.spots.obs_names, dtype=str)[overlaps.getnnz(0) == 0]
-    n_nuclei, n_shared = overlaps.getnnz(0), (overlaps > 0).astype(int).T @ (overlaps.getnnz(1) > 1).astype(int)
-    report = dict(n_nuclei=n_nuclei, n_shared=n_shared, counts=counts.sum(1), capture=np.mean(efficiencies, 0), unexplained=np.mean(unexplained, 0))
-    cells.uns["stand"]["spots"] = pd.DataFrame(report, index=section.spots.obs_names.astype(str))[n_nuclei > 0]
+    _keep_spots(cells, section, overlaps, counts, rows, [programs for programs, *_ in decoded], np.mean(efficiencies, 0), np.mean(unexplained, 0))
     return cells

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy.sparse import csr_matrix
 
 from .core import StandError, gene_index
 from .likelihood import beta_binomial_interval, nb_interval
@@ -34,21 +33,22 @@ class _UnderSpots(NamedTuple):
     spot: np.ndarray  # (n,) int, their spot
     total: np.ndarray  # (n, genes) measured counts of their spot
     alpha: np.ndarray  # (members, n, genes) of the Dirichlet
-    whole: np.ndarray  # (members, n, genes) sum of alpha over the nuclei of their spot
+    whole: np.ndarray  # (members, n, genes) sum of alpha over all nuclei of their spot, in the table or not
 
 
 def _under_spots(cells: AnnData, rows: np.ndarray, rates: np.ndarray, phi: np.ndarray) -> _UnderSpots:
     "Gather what the posterior of the parts needs."
-    code = cells.obs["spot"].cat.codes.to_numpy()
-    nuclei = np.flatnonzero(code >= 0)
-    spot, captured = code[nuclei], (cells.obs["overlap"] * cells.obs["spot_capture"]).to_numpy()[nuclei, None]
-    by_spot = csr_matrix((np.ones(len(spot)), (spot, np.arange(len(spot)))), shape=(spot.max(initial=-1) + 1, len(spot)))
-    sums = lambda values: (by_spot @ values)[spot]
-    parts = cells.layers["counts"][nuclei][:, rows]
-    total = np.rint(sums(parts.toarray() if hasattr(parts, "toarray") else np.asarray(parts)))
+    kept = cells.uns["stand"]
+    if "spot_counts" not in kept: raise StandError("these cells do not hold the spots' counts (spot_counts); deconvolve again, an older version made them")
+    spot = kept["spots"].index.get_indexer(cells.obs["spot"].astype(object))
+    nuclei = np.flatnonzero(spot >= 0)
+    spot, captured = spot[nuclei], (cells.obs["overlap"] * cells.obs["spot_capture"]).to_numpy()[nuclei, None]
+    total = kept["spot_counts"][:, gene_index(list(cells.var_names[rows]), list(kept["spot_genes"]))].toarray()
+    expected = np.split(np.asarray(kept["spot_programs"]), len(rates), axis=1)
+    programs = np.split(cells.varm["programs"][rows], len(rates), axis=1)
+    whole = np.stack([e @ p.T for e, p in zip(expected, programs)]) * phi  # (members, n_spots, genes)
     alpha = np.maximum(rates[:, nuclei] * captured, 1e-9) * phi
-    whole = np.maximum(np.stack([sums(a) for a in alpha]), alpha)
-    return _UnderSpots(nuclei, spot, total, alpha, whole)
+    return _UnderSpots(nuclei, spot, total[spot], alpha, np.maximum(whole[:, spot], alpha))
 
 # %% ../nbs/09a_uncertainty.ipynb #share-moments
 def _share_moments(under: _UnderSpots) -> tuple[np.ndarray, np.ndarray]:  # each (n, genes)
@@ -57,6 +57,9 @@ def _share_moments(under: _UnderSpots) -> tuple[np.ndarray, np.ndarray]:  # each
     return share.mean(0), (share * (1 - share) / (under.whole + 1)).mean(0) + share.var(0)
 
 # %% ../nbs/09a_uncertainty.ipynb #credible-interval
+_ALONE = 1 - 1e-4  # who has a larger share of the spot has all of it; the rest is rounding
+
+
 def credible_interval(
     cells: AnnData,  # of `deconvolve` or `predict_nuclei`
     genes: str | Sequence[str],  # in `cells.var_names`
@@ -74,7 +77,7 @@ def credible_interval(
     under = _under_spots(cells, rows, rates, phi)
     share, variance = _share_moments(under)
     strength = np.maximum(share * (1 - share) / np.maximum(variance, 1e-12) - 1, 1e-6)
-    rest = np.where(share > 1 - 1e-9, 0, (1 - share) * strength)  # 0: alone in its spot
+    rest = np.where(share > _ALONE, 0, (1 - share) * strength)
     for bound, of_share in zip(bounds, beta_binomial_interval(level, under.total, share * strength, rest)): bound[under.rows] = of_share
     return bounds
 
@@ -117,17 +120,16 @@ def sample_counts(
 def _shared_out(under: _UnderSpots, member: int, rng: np.random.Generator) -> np.ndarray:  # (n, genes)
     "Draw the nuclei's parts of their spots' counts."
     order = np.argsort(under.spot, kind="stable")
-    first = np.r_[0, np.flatnonzero(np.diff(under.spot[order])) + 1, len(order)]  # where spots begin
-    place = np.arange(len(order)) - np.repeat(first[:-1], np.diff(first))  # of a nucleus in its spot
-    last = np.isin(np.arange(len(order)), first[1:] - 1)  # takes all that is left
+    first = np.r_[0, np.flatnonzero(np.diff(under.spot[order])) + 1]  # where spots begin
+    place = np.arange(len(order)) - np.repeat(first, np.diff(np.r_[first, len(order)]))  # of a nucleus in its spot
     left, rest = np.zeros((2, under.spot.max(initial=-1) + 1, under.total.shape[1]))  # counts and alphas that the next nuclei share
     left[under.spot], rest[under.spot] = under.total, under.whole[member]
     parts = np.empty(under.total.shape, np.int32)
     for k in range(place.max(initial=-1) + 1):  # the k-th nuclei of all spots at once
-        nuclei, alone = order[place == k], last[place == k]
-        spot, alpha = under.spot[nuclei], under.alpha[member, nuclei]
+        nuclei = order[place == k]
+        spot, alpha, whole = under.spot[nuclei], under.alpha[member, nuclei], under.whole[member, nuclei]
         rest[spot] -= alpha
-        share = np.where(alone[:, None], 1.0, rng.beta(alpha, np.maximum(rest[spot], 1e-9)))
+        share = np.where(rest[spot] < (1 - _ALONE) * whole, 1.0, rng.beta(alpha, np.maximum(rest[spot], 1e-9)))  # the last one takes all that is left
         parts[nuclei] = rng.binomial(left[spot].astype(int), share)
         left[spot] -= parts[nuclei]
     return parts
