@@ -238,16 +238,17 @@ def _of_spot(values: np.ndarray, overlaps: csr_matrix) -> np.ndarray:
     return np.where(spot >= 0, values[spot], 1.0)
 
 
-def _keep_spots(cells: AnnData, section: Section, overlaps: csr_matrix, counts: np.ndarray, rows: np.ndarray, programs: list[np.ndarray],
+def _keep_spots(cells: AnnData, section: Section, overlaps: csr_matrix, counts: np.ndarray, measured: np.ndarray, programs: list[np.ndarray],
                 capture: np.ndarray, unexplained: np.ndarray) -> None:
-    "Add to the table what is known of the spots: a row for each that has nuclei."
+    "Add to the table what is known of the spots, a row for each that has nuclei, and of the `measured` genes (positions in the model) among its own."
     n_nuclei, n_shared = overlaps.getnnz(0), (overlaps > 0).astype(int).T @ (overlaps.getnnz(1) > 1).astype(int)
     full, names = n_nuclei > 0, section.spots.obs_names.astype(str)
     report = pd.DataFrame(dict(n_nuclei=n_nuclei, n_shared=n_shared, counts=counts.sum(1), capture=capture, unexplained=unexplained), index=names)
     expected = np.concatenate([overlaps.T @ p for p in programs], 1) * capture[:, None]  # (n_spots, members * (n_programs + 1)) counts
     cells.obs["spot_capture"] = _of_spot(capture, overlaps)
+    cells.obsm["spot_capture"] = overlaps[:, full].multiply(capture[full]).tocsr().astype(np.float32)  # (n_nuclei, n_spots) overlap times capture
     cells.uns["stand"] |= dict(spots=report[full], spots_without_nuclei=np.asarray(names[~full], dtype=str), spot_programs=expected[full].astype(np.float32),
-                               spot_counts=csr_matrix(counts[full][:, rows]), spot_genes=np.asarray(cells.var_names, dtype=str))
+                               spot_counts=csr_matrix(counts[full][:, measured]), spot_genes=np.asarray(cells.uns["stand"]["genes"])[measured])
 
 # %% ../nbs/09_deconvolution.ipynb #deconvolve
 def deconvolve(
@@ -256,7 +257,7 @@ def deconvolve(
     genes: Sequence[str] | None = None,  # genes for X; by default all modelled ones, as far as X stays under 1 GB
     prior_counts: float = 30.0,  # how many counts the image is worth when programs are refined; infinity for no refinement
     steps: int = 5,  # of expectation-maximisation
-) -> AnnData:  # as `predict_nuclei`, with X the posterior rates and layers["counts"] the parts of the measured counts
+) -> AnnData:  # as `predict_nuclei`, with X the posterior rates and layers["counts"] the parts of the measured counts, 0 for genes not measured
     "Share out every spot's measured counts to its nuclei, with the image as prior."
     model = trained_model(model)
     white = _whitened(model, section)
@@ -287,5 +288,5 @@ def deconvolve(
         decoded.append((programs, size, latent)), efficiencies.append(efficiency)
     cells = _cells(model, section, rows, x.astype(np.float32), *zip(*decoded))
     cells.layers["counts"] = _rows_to_sparse(parts, inside, len(cells))
-    _keep_spots(cells, section, overlaps, counts, rows, [programs for programs, *_ in decoded], np.mean(efficiencies, 0), np.mean(unexplained, 0))
+    _keep_spots(cells, section, overlaps, counts, np.intersect1d(rows, shared), [programs for programs, *_ in decoded], np.mean(efficiencies, 0), np.mean(unexplained, 0))
     return cells

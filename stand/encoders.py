@@ -49,7 +49,7 @@ def compare_encoders(
             learn = stand_learner(STDataLoaders.from_sections(made[:len(training)], genes=genes, seed=seed), ensemble=1, seed=seed)
             with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, lr)
             for test in made[len(training):]:
-                scores = compare(learn, made[:len(training)], test).loc[["ST-AnD", "ridge"]]
+                scores = compare(learn, made[:len(training)], test).loc[["ST-AnD", "ridge"], ["proportion", "lognorm"]]
                 row = dict(zip(("proportion", "lognorm", "ridge_proportion", "ridge_lognorm"), scores.to_numpy().ravel()))
                 rows.append(dict(encoder=label, test=test.name, seed=seed, features=test.features.shape[1], **row, encode_s=seconds))
     return pd.DataFrame(rows)

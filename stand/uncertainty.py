@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy.sparse import csr_matrix
 
 from .core import StandError, gene_index
 from .likelihood import beta_binomial_interval, nb_interval
@@ -26,35 +27,44 @@ def _rates(cells: AnnData, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  
     return np.stack([u @ p.T for u, p in zip(use, programs)]), cells.varm["phi"][rows].T[:, None]
 
 
-class _UnderSpots(NamedTuple):
-    "The nuclei under spots, n of them, and what they may have given."
+class _Parts(NamedTuple):
+    "The parts that nuclei have in spots: n pairs of a nucleus and a spot that covers some of it; of the genes asked for, those that were measured."
 
-    rows: np.ndarray  # (n,) their rows in the table
-    spot: np.ndarray  # (n,) int, their spot
-    total: np.ndarray  # (n, genes) measured counts of their spot
-    alpha: np.ndarray  # (members, n, genes) of the Dirichlet
-    whole: np.ndarray  # (members, n, genes) sum of alpha over all nuclei of their spot, in the table or not
+    nucleus: np.ndarray  # (n,) int, row in the table
+    spot: np.ndarray  # (n,) int
+    genes: np.ndarray  # (g,) int, which of the genes asked for
+    total: np.ndarray  # (n, g) measured counts of the spot
+    alpha: np.ndarray  # (members, n, g) of the Dirichlet
+    whole: np.ndarray  # (members, n, g) sum of alpha over all nuclei of the spot, in the table or not
 
 
-def _under_spots(cells: AnnData, rows: np.ndarray, rates: np.ndarray, phi: np.ndarray) -> _UnderSpots:
-    "Gather what the posterior of the parts needs."
+def _parts(cells: AnnData, rows: np.ndarray, rates: np.ndarray, phi: np.ndarray) -> _Parts | None:
+    "Gather what the posterior of the parts needs; None if no spot had a say in these cells."
     kept = cells.uns["stand"]
-    if "spot_counts" not in kept: raise StandError("these cells do not hold the spots' counts (spot_counts); deconvolve again, an older version made them")
-    spot = kept["spots"].index.get_indexer(cells.obs["spot"].astype(object))
-    nuclei = np.flatnonzero(spot >= 0)
-    spot, captured = spot[nuclei], (cells.obs["overlap"] * cells.obs["spot_capture"]).to_numpy()[nuclei, None]
-    total = kept["spot_counts"][:, gene_index(list(cells.var_names[rows]), list(kept["spot_genes"]))].toarray()
+    if "spot_counts" not in kept:
+        if "spot_capture" not in cells.obs: return None
+        raise StandError("these cells do not hold the spots' counts (spot_counts); deconvolve again, an older version made them")
+    captured = cells.obsm["spot_capture"].tocoo()
+    measured = pd.Index(kept["spot_genes"]).get_indexer(cells.var_names[rows])
+    genes = np.flatnonzero(measured >= 0)
+    total = kept["spot_counts"].tocsc()[:, measured[genes]].toarray()
     expected = np.split(np.asarray(kept["spot_programs"]), len(rates), axis=1)
-    programs = np.split(cells.varm["programs"][rows], len(rates), axis=1)
-    whole = np.stack([e @ p.T for e, p in zip(expected, programs)]) * phi  # (members, n_spots, genes)
-    alpha = np.maximum(rates[:, nuclei] * captured, 1e-9) * phi
-    return _UnderSpots(nuclei, spot, total[spot], alpha, np.maximum(whole[:, spot], alpha))
+    programs = np.split(cells.varm["programs"][rows[genes]], len(rates), axis=1)
+    phi = phi[:, :, genes]
+    whole = np.stack([e @ p.T for e, p in zip(expected, programs)]) * phi  # (members, n_spots, g)
+    alpha = np.maximum(rates[:, captured.row][:, :, genes] * captured.data[:, None], 1e-9) * phi
+    return _Parts(captured.row, captured.col, genes, total[captured.col], alpha, np.maximum(whole[:, captured.col], alpha))
 
-# %% ../nbs/09a_uncertainty.ipynb #share-moments
-def _share_moments(under: _UnderSpots) -> tuple[np.ndarray, np.ndarray]:  # each (n, genes)
-    "Mean and variance of the share that nuclei have in their spots' counts."
-    share = under.alpha / under.whole
-    return share.mean(0), (share * (1 - share) / (under.whole + 1)).mean(0) + share.var(0)
+# %% ../nbs/09a_uncertainty.ipynb #moments
+def _moments(parts: _Parts) -> tuple[np.ndarray, ...]:
+    "For nuclei under spots: their rows (n,), and (n, g) the counts of their spots, the mean and the variance of what they gave."
+    nuclei, row = np.unique(parts.nucleus, return_inverse=True)
+    together = csr_matrix((np.ones(len(row)), (row, np.arange(len(row)))), shape=(len(nuclei), len(row)))
+    share = parts.alpha / parts.whole
+    mean = parts.total * share
+    variance = mean * (1 - share) * (parts.total + parts.whole) / (1 + parts.whole)
+    means = np.stack([together @ m for m in mean])
+    return nuclei, together @ parts.total, means.mean(0), np.mean([together @ v for v in variance], 0) + means.var(0)
 
 # %% ../nbs/09a_uncertainty.ipynb #credible-interval
 _ALONE = 1 - 1e-4  # who has a larger share of the spot has all of it; the rest is rounding
@@ -67,18 +77,20 @@ def credible_interval(
 ) -> tuple[np.ndarray, np.ndarray]:  # lower and upper bound, each (n_nuclei, n_genes), inclusive
     """Bound the captured counts of nuclei by the most probable ones whose probability is nearest to the level.
 
-    Of a deconvolved nucleus under a spot: its part of the measured count. Of any other: what average capture would measure.
+    Of a deconvolved nucleus under spots, and genes that were measured: its part of the measured counts. Of any other: what average capture would measure.
     """
     if not 0 < level < 1: raise StandError(f"level: found {level}; wanted a probability between 0 and 1, such as 0.9")
     rows = gene_index(genes, cells.var_names)
     rates, phi = _rates(cells, rows)
     bounds = nb_interval(level, rates.mean(0), phi.mean(0))
-    if "counts" not in cells.layers: return bounds
-    under = _under_spots(cells, rows, rates, phi)
-    share, variance = _share_moments(under)
-    strength = np.maximum(share * (1 - share) / np.maximum(variance, 1e-12) - 1, 1e-6)
+    if (parts := _parts(cells, rows, rates, phi)) is None: return bounds
+    nuclei, total, mean, variance = _moments(parts)
+    share = mean / np.maximum(total, 1e-12)
+    binomial = total * share * (1 - share)
+    excess = np.divide(variance / np.maximum(binomial, 1e-12) - 1, total - 1, out=np.full(total.shape, 0.5), where=total > 1)  # correlation of single counts
+    strength = 1 / np.clip(excess, 1e-6, 1 - 1e-6) - 1
     rest = np.where(share > _ALONE, 0, (1 - share) * strength)
-    for bound, of_share in zip(bounds, beta_binomial_interval(level, under.total, share * strength, rest)): bound[under.rows] = of_share
+    for bound, of_parts in zip(bounds, beta_binomial_interval(level, total, share * strength, rest)): bound[np.ix_(nuclei, parts.genes)] = of_parts
     return bounds
 
 # %% ../nbs/09a_uncertainty.ipynb #count-sd
@@ -91,10 +103,9 @@ def count_sd(
     rows = gene_index(genes, cells.var_names)
     rates, phi = _rates(cells, rows)
     variance = (rates * (1 + 1 / phi)).mean(0) + rates.var(0)
-    if "counts" in cells.layers:
-        under = _under_spots(cells, rows, rates, phi)
-        share, spread = _share_moments(under)
-        variance[under.rows] = under.total * share * (1 - share) + under.total * np.maximum(under.total - 1, 0) * spread
+    if parts := _parts(cells, rows, rates, phi):
+        nuclei, _, _, given = _moments(parts)
+        variance[np.ix_(nuclei, parts.genes)] = given
     return pd.DataFrame(np.sqrt(variance), index=cells.obs_names, columns=genes)
 
 # %% ../nbs/09a_uncertainty.ipynb #sample-counts
@@ -107,29 +118,29 @@ def sample_counts(
     "Draw the captured counts of nuclei, all together."
     rows, rng = gene_index(genes, cells.var_names), np.random.default_rng(seed)
     rates, phi = _rates(cells, rows)
-    drawn = np.empty((n, cells.n_obs, len(rows)), np.int32)
-    under = _under_spots(cells, rows, rates, phi) if "counts" in cells.layers else None
-    outside = np.setdiff1d(np.arange(cells.n_obs), under.rows) if under else np.arange(cells.n_obs)
+    parts, drawn = _parts(cells, rows, rates, phi), np.empty((n, cells.n_obs, len(rows)), np.int32)
     for i in range(n):
         member = i % len(rates)
-        drawn[i, outside] = rng.poisson(rng.gamma(phi[member] * rates[member, outside]) / phi[member])
-        if under: drawn[i, under.rows] = _shared_out(under, member, rng)
+        drawn[i] = rng.poisson(rng.gamma(phi[member] * rates[member]) / phi[member])
+        if parts:
+            drawn[i][np.ix_(np.unique(parts.nucleus), parts.genes)] = 0
+            np.add.at(drawn[i], np.ix_(parts.nucleus, parts.genes), _shared_out(parts, member, rng))
     return drawn
 
 
-def _shared_out(under: _UnderSpots, member: int, rng: np.random.Generator) -> np.ndarray:  # (n, genes)
+def _shared_out(parts: _Parts, member: int, rng: np.random.Generator) -> np.ndarray:  # (n, g)
     "Draw the nuclei's parts of their spots' counts."
-    order = np.argsort(under.spot, kind="stable")
-    first = np.r_[0, np.flatnonzero(np.diff(under.spot[order])) + 1]  # where spots begin
+    order = np.argsort(parts.spot, kind="stable")
+    first = np.r_[0, np.flatnonzero(np.diff(parts.spot[order])) + 1]  # where spots begin
     place = np.arange(len(order)) - np.repeat(first, np.diff(np.r_[first, len(order)]))  # of a nucleus in its spot
-    left, rest = np.zeros((2, under.spot.max(initial=-1) + 1, under.total.shape[1]))  # counts and alphas that the next nuclei share
-    left[under.spot], rest[under.spot] = under.total, under.whole[member]
-    parts = np.empty(under.total.shape, np.int32)
+    left, rest = np.zeros((2, parts.spot.max(initial=-1) + 1, parts.total.shape[1]))  # counts and alphas that the next nuclei share
+    left[parts.spot], rest[parts.spot] = parts.total, parts.whole[member]
+    drawn = np.empty(parts.total.shape, np.int32)
     for k in range(place.max(initial=-1) + 1):  # the k-th nuclei of all spots at once
-        nuclei = order[place == k]
-        spot, alpha, whole = under.spot[nuclei], under.alpha[member, nuclei], under.whole[member, nuclei]
+        these = order[place == k]
+        spot, alpha, whole = parts.spot[these], parts.alpha[member, these], parts.whole[member, these]
         rest[spot] -= alpha
         share = np.where(rest[spot] < (1 - _ALONE) * whole, 1.0, rng.beta(alpha, np.maximum(rest[spot], 1e-9)))  # the last one takes all that is left
-        parts[nuclei] = rng.binomial(left[spot].astype(int), share)
-        left[spot] -= parts[nuclei]
-    return parts
+        drawn[these] = rng.binomial(left[spot].astype(int), share)
+        left[spot] -= drawn[these]
+    return drawn
