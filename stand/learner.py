@@ -9,6 +9,7 @@ __all__ = ['Bags', 'choose_genes', 'SpotLoader', 'STDataLoaders', 'Ensemble', 'S
 # %% ../nbs/08_learner.ipynb #49aa672f
 import random
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -244,11 +245,16 @@ def fused_adam(params: Sequence, lr: float) -> OptimWrapper:
 class Settle(Callback):
     "When training ends, let decoders settle, and measure on held-out spots how predictable each gene is."
 
+    order = 70  # after callbacks that go back to the best weights at the end
+
     def __init__(self, decoders: Sequence[GenomicDecoder]):
         self.decoders, self.done = decoders, True
         self.predictability, self.n_held_out = None, 0  # see `TrainedModel`
 
-    def before_fit(self): self.done = False
+    def before_fit(self):
+        self.run = not hasattr(self.learn, "lr_finder")  # which puts the weights back and must leave no trace
+        if self.run: self.done = False
+
     def after_fit(self): self.settle()
 
     @torch.no_grad()
@@ -315,12 +321,12 @@ def stand_learner(
 # %% ../nbs/08_learner.ipynb #trained-model
 def trained_model(
     model: Learner | TrainedModel,  # a learner that was fitted, or a loaded model
-) -> TrainedModel:  # on the CPU, in evaluation mode
+) -> TrainedModel:  # on the CPU, in evaluation mode; a copy, which further training leaves alone
     "Take the trained model out of a learner; a loaded one is returned as it is."
     if isinstance(model, TrainedModel): return model
     if isinstance(model, Learner) and hasattr(model, "info"):
         if not model.settle.done: model.settle.settle()  # training was interrupted
-        return TrainedModel([m.cpu() for m in model.model.members], model.info, model.settle.predictability, model.settle.n_held_out)
+        return TrainedModel([deepcopy(m).cpu() for m in model.model.members], model.info, model.settle.predictability, model.settle.n_held_out)
     raise StandError(f"wanted a learner of stand_learner or a model of load_model, found {type(model).__name__}")
 
 

@@ -42,7 +42,7 @@ class Whitening(nn.Module):
     def fit(
         self,
         features: np.ndarray,  # (n_nuclei, n_features) of the training nuclei
-        max_nuclei: int = 20_000,  # an even subset of at most this many is enough for the components
+        max_nuclei: int = 20_000,  # an even subset of about this many is enough for the components
     ) -> "Whitening":
         "Learn mean, scale, components and the usual distance from training nuclei."
         subset = features[:: max(1, len(features) // max_nuclei)].astype(np.float64)

@@ -65,6 +65,7 @@ def program_types(
     types: Mapping[str, Sequence[str]] | pd.DataFrame = MARKERS,  # marker genes of each type, or profiles (types, genes) of `type_profiles`
 ) -> pd.DataFrame:  # (n_programs, types and "other") how well each fits
     "Score which type of cell each program is of; the highest score is its type."
+    if "other" in (types.index if isinstance(types, pd.DataFrame) else types): raise StandError("types: 'other' is the name of programs of no type; call yours otherwise")
     profiles, use = joint_programs(cells)
     more = pd.DataFrame(_log_ratio(profiles.to_numpy(), use), profiles.index, profiles.columns)
     if isinstance(types, pd.DataFrame): return _likeness(more, profiles_of(types, profiles.columns, profiles.mean().to_numpy()), types.index).assign(other=0.1)

@@ -32,6 +32,7 @@ def type_profiles(
     member = np.stack([(types == t).to_numpy() for t in kept]).astype(np.float64)
     sums = np.asarray(csr_matrix(member) @ cells.X)
     sums = sums if sums.ndim == 2 else sums.item().toarray()
+    if (empty := [t for t, total in zip(kept, sums.sum(1)) if total == 0]): raise StandError(f"obs[{label!r}]: the cells of {', '.join(map(str, empty))} have no counts; leave them out")
     return pd.DataFrame(sums / sums.sum(1, keepdims=True), index=pd.Index(map(str, kept), name=label), columns=cells.var_names)
 
 
@@ -43,7 +44,8 @@ def profiles_of(
     "Bring profiles to the genes of a model."
     where = profiles.columns.get_indexer(list(genes))
     if not (where >= 0).any(): raise StandError(f"the reference has none of the {len(genes)} genes, such as {', '.join(list(genes)[:3])}; are some ids and some symbols?")
-    found = profiles.to_numpy()[:, where]
+    found = np.where(where >= 0, profiles.to_numpy()[:, where], 0)
+    if (empty := profiles.index[found.sum(1) == 0].tolist()): raise StandError(f"the reference's {', '.join(map(str, empty))} express none of the {len(genes)} genes; leave them out")
     share = average[where >= 0].sum() / average.sum()  # of the genes that the reference has
     found = np.where(where >= 0, found / np.maximum(found[:, where >= 0].sum(1, keepdims=True), 1e-12) * share, average / average.sum())
     return found / found.sum(1, keepdims=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from fastai.callback.core import CancelEpochException, Callback
+from fastai.optimizer import OptimWrapper
 from fastcore.foundation import L
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -38,7 +39,7 @@ def _read_state(path: Path) -> tuple[dict, dict[str, Tensor]]:
 class Resume(Callback):
     "Keep the state of training after every epoch, and go on from there when `fit` is called again: interrupted or not, the same weights at the end."
 
-    order = 60  # after the recorder and whoever sets seeds
+    order = 59  # after the recorder and whoever sets seeds, before whoever looks for the best epoch
     _recorded = ("lrs", "iters", "losses", "values")
 
     def __init__(
@@ -48,21 +49,32 @@ class Resume(Callback):
         self.path, self.done = Path(path).expanduser(), 0
 
     def before_fit(self):
-        bags, lrs = self.dls.bags, [h["lr"] for h in self.opt.hypers]
-        shapes = {name: tuple(v.shape) for name, v in self.model.state_dict().items()}
-        self.task, self.done, self.kept = digest(self.n_epoch, lrs, self.seeded.seed, shapes, bags.features, bags.counts.data, self.dls.train.spots), 0, None
+        if not isinstance(self.opt, OptimWrapper):
+            raise StandError(f"Resume keeps the state of torch's optimisers, found fastai's {type(self.opt).__name__}; leave opt_func as stand_learner sets it")
+        self.task, self.done, self.kept = self._digest(), 0, None
         if self.path.exists(): self._restore()
 
     def before_epoch(self):
         if self.epoch < self.done: raise CancelEpochException
 
-    def before_train(self):
-        if self.kept is None: return
-        for name, values in self.kept.items(): setattr(self.recorder, name, values)
-        self.kept = None
+    def before_train(self): self._record_again()
+    def after_fit(self): self._record_again()
 
     def after_epoch(self):
         if self.epoch >= self.done: self._keep()
+        else: self.recorder.values = self.kept["values"][: self.epoch + 1]
+
+    def _record_again(self) -> None:
+        "Give the recorder what it had recorded."
+        for name, values in (self.kept or {}).items(): setattr(self.recorder, name, values)
+        self.kept = None
+
+    def _digest(self) -> str:
+        "Tell one training from another: the task, the data, the settings, and the numbers that training starts from and leaves alone."
+        bags, learned = self.dls.bags, ("settled_programs", "settled_phi", "counts_per_leading")
+        fixed = [v.cpu().numpy() for name, v in self.model.named_buffers() if not name.endswith(learned)]
+        return digest(self.n_epoch, [h["lr"] for h in self.opt.hypers], self.seeded.seed, self.learn.info.settings, self.loss_func.kl_weight, self.dls.train.bs,
+                      self.dls.train.spots, bags.features, bags.overlap, bags.counts.data, bags.counts.indices, *fixed)
 
     def _keep(self) -> None:
         "Write the state, whole or not at all."
