@@ -2,7 +2,8 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 TUTORIAL_OUT ?= tutorial-output
-JOBS ?= 1
+JOBS ?= 2
+SLOW_JOBS ?= 1
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stand-installed
 
@@ -11,7 +12,7 @@ STAMP := $(VENV)/.stand-installed
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1|/' | awk -F'|' '{printf "%-18s%s\n", $$1, $$2}'
-	@echo "Settings: PYTHON=$(PYTHON) VENV=$(VENV) TUTORIAL_OUT=$(TUTORIAL_OUT) JOBS=$(JOBS) (notebooks tested at a time)"
+	@echo "Settings: PYTHON=$(PYTHON) VENV=$(VENV) TUTORIAL_OUT=$(TUTORIAL_OUT) JOBS=$(JOBS) SLOW_JOBS=$(SLOW_JOBS) (notebooks tested at a time)"
 
 env: $(STAMP) ## make the environment and install the package for development (again when settings.ini or setup.py change)
 
@@ -31,7 +32,7 @@ test: env ## test every notebook in a process of its own
 	@$(BIN)/python scripts/test_notebooks.py --jobs $(JOBS)
 
 slow: env ## test the notebooks that use real data (../shared/data or STAND_DATA) with these cells
-	@$(BIN)/python scripts/test_notebooks.py --flags slow --jobs $(JOBS)
+	@$(BIN)/python scripts/test_notebooks.py --flags slow --jobs $(SLOW_JOBS)
 
 tutorial: env ## run STAnD-tutorial.ipynb; the executed notebook and its pictures go to tutorial-output/
 	@$(BIN)/python scripts/run_notebooks.py STAnD-tutorial.ipynb --to $(TUTORIAL_OUT)
