@@ -22,8 +22,9 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 import stand
+from stand.bags import choose_genes
 from stand.core import data_dir
-from stand.learner import choose_genes, gene_pearson
+from stand.learner import gene_pearson
 from stand.plot import plot_gene
 
 SHOWN = ["ERBB2", "CD4"]

@@ -14,7 +14,7 @@ _MODULE_OF = {
     "from_geojson": "annotations", "read_nuclei": "foreign",
     "segment_image": "segmenters", "segment_nuclei": "nuclei", "spot_overlaps": "overlap",
     "encode_nuclei": "encoder", "load_encoder": "encoder", "pretrain_encoder": "pretrain", "add_context": "context",
-    "load_model": "model", "STDataLoaders": "learner", "stand_learner": "learner", "finetune_learner": "finetune",
+    "load_model": "model", "STDataLoaders": "bags", "stand_learner": "learner", "finetune_learner": "finetune",
     "Resume": "resume",
     "predict_nuclei": "deconvolution", "deconvolve": "deconvolution", "predict_spots": "deconvolution",
     "expression": "deconvolution", "credible_interval": "uncertainty", "count_sd": "uncertainty", "sample_counts": "uncertainty",

@@ -32,7 +32,8 @@ def _prepared(section: Section, method: str, encoder: str, progress: bool) -> Se
 
 def _trained(section: Section, also: Sequence[str], epochs: int, lr: float, seed: int, progress: bool) -> Any:
     "Train on one section, with some genes besides those chosen by their counts; returns the fastai Learner."
-    from stand.learner import STDataLoaders, stand_learner
+    from stand.bags import STDataLoaders
+    from stand.learner import stand_learner
 
     dls = STDataLoaders.from_sections([section], also=also, seed=seed)
     log.info(dls.show_split())

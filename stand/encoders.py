@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .bags import STDataLoaders, choose_genes
 from .core import Section, StandError
 from .encoder import encode_nuclei
 from .evaluate import compare
-from .learner import STDataLoaders, choose_genes, stand_learner
+from .learner import stand_learner
 from .overlap import nucleus_spot, spot_overlaps
 
 # %% ../nbs/11b_encoders.ipynb #under-spots

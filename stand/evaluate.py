@@ -18,9 +18,10 @@ from fastai.learner import Learner
 from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
 
+from .bags import Bags
 from .core import Section, StandError, gene_index
 from .deconvolution import predict_spots
-from .learner import Bags, gene_pearson, trained_model
+from .learner import gene_pearson, trained_model
 from .likelihood import moment_phi, nb_log_prob
 from .model import TrainedModel
 

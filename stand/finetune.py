@@ -22,12 +22,13 @@ from fastai.learner import Learner, ValueMetric
 from fastai.torch_core import params
 from torch import Tensor, nn
 
+from .bags import Bags, SpotLoader
 from .bodies import STRIDES, Body, best_device
 from .cache import digest
 from .core import Section, StandError, need
 from .dense import WINDOWS, cores
 from .encoder import DEFAULT_ENCODER, SHAPE, Encoder, load_encoder
-from .learner import Bags, Ensemble, OneThread, ProportionPearson, Seeded, Settle, SpotLoader
+from .learner import Ensemble, OneThread, ProportionPearson, Seeded, Settle
 from .model import SpotPrediction, TrainedModel
 from .staining import VIEWS, jitter_stain, turned
 
