@@ -80,10 +80,11 @@ def run(
     **read,  # for `stand.read_section`: image=, mpp=, ...
 ) -> Any:  # AnnData of nuclei x genes; deconvolved if the section has counts, else predicted from the image
     "Do the whole job: read, find nuclei, encode, train, deconvolve, write, draw."
-    from stand.deconvolution import deconvolve, predict_nuclei
-    from stand.read import read_section
+    from stand.deconvolution import deconvolve
     from stand.learner import trained_model
     from stand.model import load_model
+    from stand.prediction import predict_nuclei
+    from stand.read import read_section
 
     out = None if out is None else Path(out)
     if out is not None and out.suffix != ".h5ad": raise StandError(f"out: found {str(out)!r}; wanted a file name ending in .h5ad")

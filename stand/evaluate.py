@@ -20,10 +20,10 @@ from sklearn.linear_model import RidgeCV
 
 from .bags import Bags
 from .core import Section, StandError, gene_index
-from .deconvolution import predict_spots
 from .learner import gene_pearson, trained_model
 from .likelihood import moment_phi, nb_log_prob
 from .model import TrainedModel
+from .prediction import predict_spots
 
 # %% ../nbs/11_evaluate.ipynb #spotpredictions
 class SpotPredictions(NamedTuple):

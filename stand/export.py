@@ -24,7 +24,7 @@ from scipy.sparse import csr_matrix, issparse
 
 from .checks import check_unique
 from .core import Section, StandError, need, unknown_name, written_whole
-from .deconvolution import expression
+from .prediction import expression
 from .uncertainty import credible_interval
 
 # %% ../nbs/09c_export.ipynb #plain

@@ -20,7 +20,7 @@ from matplotlib.colors import Colormap
 from .canvas import Shapes, colour_bar, colour_limits, draw_panels, draw_shapes, frame_of, make_scene
 from .canvas import outline_shapes
 from .core import Section, StandError, gene_index, need
-from .deconvolution import expression
+from .prediction import expression
 
 # %% ../nbs/12_plot.ipynb #shapes
 def _shapes(cells: AnnData, section: Section | None, outlines: bool) -> Shapes:
