@@ -6,25 +6,40 @@
 __all__ = ['deconvolve']
 
 # %% ../nbs/09_deconvolution.ipynb #481a1e47
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
 from fastai.learner import Learner
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, diags_array
 
 from .core import Section, StandError, gene_index, need
 from .io import check_counts
 from .learner import trained_model
-from .likelihood import rate_update
 from .model import TrainedModel
 from .overlap import nucleus_spot, spot_overlaps
 from .prediction import decode_nuclei, genes_asked, nuclei_table, spots_without_nuclei, whitened
 
+# %% ../nbs/09_deconvolution.ipynb #over-expected
+def _slices(n: int, width: int, values: int = 1_000_000) -> Iterator[slice]:
+    "Cut n rows of some width into blocks of at most so many values (a million, 8 MB, stay in a processor's cache)."
+    step = max(1, values // width)
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
+def _over_expected(counts: csr_matrix, spots: np.ndarray, profiles: np.ndarray) -> csr_matrix:  # (n_spots, genes), as sparse as the counts
+    "Divide counts (n_spots, genes) by what is expected of spots, given by program (n_spots, k)."
+    ratio = counts.astype(np.float64)
+    for some in _slices(*counts.shape):
+        expected, here = spots[some] @ profiles.T, slice(*counts.indptr[[some.start, some.stop]])
+        row = np.repeat(np.arange(len(expected)), np.diff(counts.indptr[some.start : some.stop + 1]))
+        ratio.data[here] /= np.maximum(expected[row, counts.indices[here]], 1e-12)
+    return ratio
+
 # %% ../nbs/09_deconvolution.ipynb #refine
-def _refine(programs: np.ndarray, overlaps: csr_matrix, counts: np.ndarray, profiles: np.ndarray, strength: float, steps: int) -> np.ndarray:
+def _refine(programs: np.ndarray, overlaps: csr_matrix, counts: csr_matrix, profiles: np.ndarray, strength: float, steps: int) -> np.ndarray:
     "Update nuclei's expected counts by program (n, k) from the spots' counts, keeping each nucleus' total."
     inside = np.flatnonzero(overlaps.getnnz(1))
     share, total = overlaps[inside], programs[inside].sum(1, keepdims=True)
@@ -32,8 +47,8 @@ def _refine(programs: np.ndarray, overlaps: csr_matrix, counts: np.ndarray, prof
     use = prior.copy()
     for _ in range(steps):
         spots = share.T @ (use * total)  # (n_spots, k), without the spots' efficiency
-        efficiency = counts.sum(1) / np.maximum(spots.sum(1), 1e-12)
-        evidence = (counts / np.maximum(spots @ profiles.T * efficiency[:, None], 1e-12)) @ profiles  # (n_spots, k)
+        efficiency = counts.sum(1).A1 / np.maximum(spots.sum(1), 1e-12)
+        evidence = _over_expected(counts, spots * efficiency[:, None], profiles) @ profiles  # (n_spots, k)
         given = use * total * (share @ (efficiency[:, None] * evidence))  # counts shared out to nucleus and program
         use = (given + strength * prior) / (given.sum(1, keepdims=True) + strength)
     refined = programs.copy()
@@ -41,31 +56,49 @@ def _refine(programs: np.ndarray, overlaps: csr_matrix, counts: np.ndarray, prof
     return refined
 
 
-def _unexplained(counts: np.ndarray, mean: np.ndarray, phi: np.ndarray) -> np.ndarray:  # (n_spots,), 0 to 1
-    "Share of each spot's counts (n_spots, genes) that would have to be of other genes for it to look as expected, beyond what chance would do."
-    drawn = (rng := np.random.default_rng(0)).poisson(rng.gamma(phi * np.maximum(mean, 1e-12)) / phi)
-    profile = lambda v: v / np.maximum(v.sum(1, keepdims=True), 1e-12)
-    surplus, usual = (np.maximum(profile(v) - profile(mean), 0).sum(1) for v in (counts, drawn))
-    return np.maximum(surplus - usual, 0)
+def _unexplained(counts: csr_matrix, spots: np.ndarray, profiles: np.ndarray, phi: np.ndarray) -> np.ndarray:  # (n_spots,), 0 to 1
+    "Share of each spot's counts (n_spots, genes) that would have to be of other genes for it to look as expected, given by program, beyond what chance would do."
+    share, rng, profile = np.empty(len(spots)), np.random.default_rng(0), lambda v: v / np.maximum(v.sum(1, keepdims=True), 1e-12)
+    for some in _slices(*counts.shape, 5_000_000):  # all the spots of a Visium slide and 1,000 leading genes
+        mean = spots[some] @ profiles.T
+        drawn = rng.poisson(rng.gamma(phi * np.maximum(mean, 1e-12)) / phi)
+        surplus, usual = (np.maximum(profile(v) - profile(mean), 0).sum(1) for v in (counts[some].toarray(), drawn))
+        share[some] = np.maximum(surplus - usual, 0)
+    return share
 
 
-def _posterior(programs: np.ndarray, overlaps: csr_matrix, counts: np.ndarray, efficiency: np.ndarray, profiles: np.ndarray, phi: np.ndarray) -> tuple:
-    "Posterior mean rates (n, genes) and the nuclei's parts of the counts, for the nuclei under spots only (their rows first)."
-    inside = np.flatnonzero(overlaps.getnnz(1))
-    share, rate = overlaps[inside], programs[inside] @ profiles.T
-    mean = share.T @ rate  # (n_spots, genes), without the spots' efficiency
-    update = rate_update(counts, mean * efficiency[:, None], phi)
-    part = rate * (share @ (counts / np.maximum(mean, 1e-12)))
-    whole = 1 - np.asarray(share.sum(1))  # what no spot covers keeps its rate
-    return inside, rate * (share @ update + whole), part
+def _posterior(programs: np.ndarray, overlaps: csr_matrix, counts: csr_matrix, efficiency: np.ndarray, profiles: np.ndarray, phi: np.ndarray) -> Iterator[tuple]:
+    "Some nuclei at a time: which, their posterior mean rates (n, genes), and their parts of the counts; `phi` is infinite where counts say nothing."
+    over = _over_expected(counts, overlaps.T @ programs, profiles)  # without the spots' efficiency
+    update = diags_array(1 / np.maximum(efficiency, 1e-12)) @ over
+    for some in _slices(len(programs), len(profiles)):
+        share, rate = overlaps[some], programs[some].astype(np.float64) @ profiles.T
+        surplus = (share @ update).toarray() - np.asarray(share.sum(1))  # what no spot covers keeps its rate
+        yield some, rate * (1 + surplus / (1 + phi)), rate * (share @ over).toarray()
 
 # %% ../nbs/09_deconvolution.ipynb #rows-to-sparse
-def _rows_to_sparse(values: np.ndarray, rows: np.ndarray, n: int) -> csr_matrix:
-    "Place dense rows (len(rows), g) in a sparse (n, g) matrix."
-    lengths = np.zeros(n, int)
-    lengths[rows] = values.shape[1]
-    columns = np.tile(np.arange(values.shape[1]), len(rows))
-    return csr_matrix((values.astype(np.float32).ravel(), columns, np.r_[0, np.cumsum(lengths)]), shape=(n, values.shape[1]))
+def _modelled_counts(model: TrainedModel, section: Section) -> tuple[csr_matrix, np.ndarray]:  # (n_spots, n_genes) float32; positions of the genes that were measured
+    "Take the counts of the modelled genes, 0 where not measured."
+    known = set(section.spots.var_names)
+    shared = np.flatnonzero([g in known for g in model.info.genes])
+    if not len(shared): raise StandError(f"section {section.name!r} and the model have no gene in common; the model knows {', '.join(model.info.genes[:3])} ...")
+    taken = csr_matrix(section.spots.X[:, gene_index([model.info.genes[i] for i in shared], section.spots.var_names)], dtype=np.float32)
+    counts = csr_matrix((taken.data, shared[taken.indices], taken.indptr), shape=(section.spots.n_obs, len(model.info.genes)))
+    counts.eliminate_zeros()
+    return counts, shared
+
+
+def _parts_to_be(overlaps: csr_matrix, counts: csr_matrix) -> csr_matrix:  # (n_nuclei, genes) float32, all 0 as yet
+    "Make a place for each part that a nucleus may have: of genes that its spots have counts of."
+    places = overlaps.astype(bool) @ counts.astype(bool)
+    return csr_matrix((np.zeros(places.nnz, np.float32), places.indices, places.indptr), shape=places.shape)
+
+
+def _add_parts(parts: csr_matrix, some: slice, values: np.ndarray) -> None:
+    "Add the dense parts of some nuclei to their places."
+    here = slice(*parts.indptr[[some.start, some.stop]])
+    row = np.repeat(np.arange(len(values)), np.diff(parts.indptr[some.start : some.stop + 1]))
+    parts.data[here] += values[row, parts.indices[here]]
 
 
 def _of_spot(values: np.ndarray, overlaps: csr_matrix) -> np.ndarray:
@@ -74,17 +107,17 @@ def _of_spot(values: np.ndarray, overlaps: csr_matrix) -> np.ndarray:
     return np.where(spot >= 0, values[spot], 1.0)
 
 
-def _keep_spots(cells: AnnData, section: Section, overlaps: csr_matrix, counts: np.ndarray, measured: np.ndarray, programs: list[np.ndarray],
+def _keep_spots(cells: AnnData, section: Section, overlaps: csr_matrix, counts: csr_matrix, measured: np.ndarray, programs: list[np.ndarray],
                 capture: np.ndarray, unexplained: np.ndarray) -> None:
     "Add to the table what is known of the spots, a row for each that has nuclei, and of the `measured` genes (positions in the model) among its own."
     n_nuclei, n_shared = overlaps.getnnz(0), (overlaps > 0).astype(int).T @ (overlaps.getnnz(1) > 1).astype(int)
     full, names = n_nuclei > 0, section.spots.obs_names.astype(str)
-    report = pd.DataFrame(dict(n_nuclei=n_nuclei, n_shared=n_shared, counts=counts.sum(1), capture=capture, unexplained=unexplained), index=names)
+    report = pd.DataFrame(dict(n_nuclei=n_nuclei, n_shared=n_shared, counts=counts.sum(1).A1, capture=capture, unexplained=unexplained), index=names)
     expected = np.concatenate([overlaps.T @ p for p in programs], 1) * capture[:, None]  # (n_spots, members * (n_programs + 1)) counts
     cells.obs["spot_capture"] = _of_spot(capture, overlaps)
     cells.obsm["spot_capture"] = overlaps[:, full].multiply(capture[full]).tocsr().astype(np.float32)  # (n_nuclei, n_spots) overlap times capture
     cells.uns["stand"] |= dict(spots=report[full], spots_without_nuclei=np.asarray(names[~full], dtype=str), spot_programs=expected[full].astype(np.float32),
-                               spot_counts=csr_matrix(counts[full][:, measured]), spot_genes=np.asarray(cells.uns["stand"]["genes"])[measured])
+                               spot_counts=counts[full][:, measured], spot_genes=np.asarray(cells.uns["stand"]["genes"])[measured])
 
 # %% ../nbs/09_deconvolution.ipynb #deconvolve
 def deconvolve(
@@ -99,30 +132,25 @@ def deconvolve(
     white = whitened(model, section)
     need(section, "spots", "spot_diameter_um", "mpp")
     check_counts(section.spots, section.name, empty=True)
-    known = set(section.spots.var_names)
-    shared = [i for i, g in enumerate(model.info.genes) if g in known]
-    if not shared: raise StandError(f"section {section.name!r} and the model have no gene in common; the model knows {', '.join(model.info.genes[:3])} ...")
-    overlaps, rows = spot_overlaps(section), genes_asked(model, genes, len(section.nuclei))
-    counts = np.zeros((section.spots.n_obs, len(model.info.genes)), np.float32)  # modelled genes, 0 where not measured
-    taken = section.spots.X[:, gene_index([model.info.genes[i] for i in shared], section.spots.var_names)]
-    counts[:, shared] = taken.toarray() if hasattr(taken, "toarray") else taken
+    counts, shared = _modelled_counts(model, section)
+    overlaps, rows, n = spot_overlaps(section), genes_asked(model, genes, len(section.nuclei)), len(model.members)
     spots_without_nuclei(section, overlaps.getnnz(0))
-    x, parts, decoded, efficiencies, unexplained = 0.0, 0.0, [], [], []
+    x, parts = np.zeros((len(section.nuclei), len(rows)), np.float32), _parts_to_be(overlaps, counts[:, rows])
+    decoded, efficiencies, unexplained = [], [], []
     for member in model.members:
         programs, size, latent = decode_nuclei(member, model, section, white)
         with torch.no_grad(): profiles, phi = member.decoder.programs().numpy().T, member.decoder.phi().numpy()
-        if np.isfinite(prior_counts): programs[:] = _refine(programs, overlaps, counts[:, shared], profiles[shared], prior_counts, steps)
-        expected = overlaps.T @ programs @ profiles[shared].sum(0)
-        efficiency = counts.sum(1) / np.maximum(expected, 1e-12)
-        inside, rate, part = _posterior(programs, overlaps, counts[:, rows], efficiency, profiles[rows], phi[rows])
-        whole = programs @ profiles[rows].T
-        whole[inside] = np.where(np.isin(rows, shared), rate, whole[inside])
-        x, parts = x + whole / len(model.members), parts + part / len(model.members)
+        if np.isfinite(prior_counts): programs = _refine(programs, overlaps, counts[:, shared], profiles[shared], prior_counts, steps)
+        expected = overlaps.T @ programs  # (n_spots, n_programs + 1)
+        efficiency = counts.sum(1).A1 / np.maximum(expected @ profiles[shared].sum(0), 1e-12)
+        spread = np.where(np.isin(rows, shared), phi[rows], np.inf)
+        for some, rate, part in _posterior(programs, overlaps, counts[:, rows], efficiency, profiles[rows], spread):
+            x[some] += rate / n
+            _add_parts(parts, some, part / n)
         leading = np.intersect1d(member.decoder.leading.numpy(), shared)
-        mean = overlaps.T @ programs @ profiles[leading].T * efficiency[:, None]
-        unexplained.append(_unexplained(counts[:, leading], mean, phi[leading]))
+        unexplained.append(_unexplained(counts[:, leading], expected * efficiency[:, None], profiles[leading], phi[leading]))
         decoded.append((programs, size, latent)), efficiencies.append(efficiency)
-    cells = nuclei_table(model, section, rows, x.astype(np.float32), *zip(*decoded))
-    cells.layers["counts"] = _rows_to_sparse(parts, inside, len(cells))
+    cells = nuclei_table(model, section, rows, x, *zip(*decoded))
+    cells.layers["counts"] = parts
     _keep_spots(cells, section, overlaps, counts, np.intersect1d(rows, shared), [programs for programs, *_ in decoded], np.mean(efficiencies, 0), np.mean(unexplained, 0))
     return cells
