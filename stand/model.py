@@ -46,8 +46,9 @@ class Whitening(nn.Module):
     ) -> "Whitening":
         "Learn mean, scale, components and the usual distance from training nuclei."
         subset = features[:: max(1, len(features) // max_nuclei)].astype(np.float64)
-        mean, std = subset.mean(0), subset.std(0) + 1e-6
-        with np.errstate(invalid="ignore"):  # constant features have no variance to share out
+        mean, std = subset.mean(0), subset.std(0)
+        std = np.where(std > 1e-6 * np.maximum(1, np.abs(mean)), std + 1e-6, np.inf)  # a constant feature says nothing, whatever it does later
+        with np.errstate(invalid="ignore"):  # if all are constant there is no variance to share out
             pca = PCA(self.projection.shape[1], svd_solver="covariance_eigh").fit((subset - mean) / std)
         spread = np.sqrt(pca.explained_variance_)
         scale = np.maximum(spread, max(0.05 * spread[0], 1e-6))
