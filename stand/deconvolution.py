@@ -33,9 +33,9 @@ def _over_expected(counts: csr_matrix, spots: np.ndarray, profiles: np.ndarray) 
     "Divide counts (n_spots, genes) by what is expected of spots, given by program (n_spots, k)."
     ratio = counts.astype(np.float64)
     for some in _slices(*counts.shape):
-        expected, here = spots[some] @ profiles.T, slice(*counts.indptr[[some.start, some.stop]])
-        row = np.repeat(np.arange(len(expected)), np.diff(counts.indptr[some.start : some.stop + 1]))
-        ratio.data[here] /= np.maximum(expected[row, counts.indices[here]], 1e-12)
+        expected, here = spots[some] @ profiles.T, slice(*ratio.indptr[[some.start, some.stop]])
+        row = np.repeat(np.arange(len(expected)), np.diff(ratio.indptr[some.start : some.stop + 1]))
+        ratio.data[here] /= np.maximum(expected[row, ratio.indices[here]], 1e-12)
     return ratio
 
 # %% ../nbs/09_deconvolution.ipynb #refine
