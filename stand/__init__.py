@@ -16,7 +16,7 @@ _MODULE_OF = {
     "encode_nuclei": "encoder", "load_encoder": "encoder", "pretrain_encoder": "pretrain", "add_context": "context",
     "load_model": "model", "STDataLoaders": "bags", "stand_learner": "learner", "finetune_learner": "finetune",
     "Resume": "resume",
-    "predict_nuclei": "prediction", "deconvolve": "deconvolution", "predict_spots": "prediction",
+    "adapt_programs": "adaptation", "predict_nuclei": "prediction", "deconvolve": "deconvolution", "predict_spots": "prediction",
     "expression": "prediction", "credible_interval": "uncertainty", "count_sd": "uncertainty", "sample_counts": "uncertainty",
     "type_profiles": "reference", "top_genes": "programs", "call_types": "programs",
     "write_cells": "export", "to_table": "export", "to_geojson": "export", "to_spatialdata": "bundle",

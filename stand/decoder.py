@@ -22,17 +22,19 @@ from .likelihood import moment_phi
 def solve_programs(
     given: np.ndarray,  # (n_spots, n_programs) counts of leading genes that spots are expected to have by program
     counts: csr_matrix,  # (n_spots, n_genes) of all genes
-    prior: float = 0.1,  # weight of the average profile, in shares of what a program has to show for itself
-    steps: int = 20,  # of expectation-maximisation, from the average profile
+    weight: float | None = None,  # of the prior, in counts of each program; by default a tenth of what an average program has to show for itself
+    prior: np.ndarray | None = None,  # (n_programs, n_genes) rates to hold on to; by default the average spot's
+    steps: int = 20,  # of expectation-maximisation, from the prior
 ) -> tuple[np.ndarray, np.ndarray]:  # counts of each gene for one of the leading genes (n_programs, n_genes); inverse dispersions (n_genes,)
     "Regress the counts of genes on the spots' use of programs."
-    counts, shown, weight = counts.tocsc(), given.sum(0)[:, None], prior * given.sum(0).mean()
+    counts, shown = counts.tocsc(), given.sum(0)[:, None]
+    if weight is None: weight = 0.1 * shown.mean()
+    if prior is None: prior = np.tile((counts.sum(0).A1 + 0.5) / shown.sum(), (len(shown), 1))
     rates, phi = np.empty((given.shape[1], counts.shape[1])), np.empty(counts.shape[1])
-    for genes in np.array_split(np.arange(counts.shape[1]), -(-counts.shape[1] // 2000)):
-        observed = counts[:, genes].toarray()
-        average = (observed.sum(0) + 0.5) / shown.sum()
-        found = np.tile(average, (len(shown), 1))
-        for _ in range(steps): found = (found * (given.T @ (observed / np.maximum(given @ found, 1e-12))) + weight * average) / (shown + weight)
+    for genes in np.array_split(np.arange(counts.shape[1]), -(-counts.shape[0] * counts.shape[1] // 10_000_000)):  # 80 MB at a time
+        observed, held = counts[:, genes].toarray(), prior[:, genes]
+        found = held
+        for _ in range(steps): found = (found * (given.T @ (observed / np.maximum(given @ found, 1e-12))) + weight * held) / (shown + weight)
         rates[:, genes], phi[genes] = found, moment_phi(observed, given @ found)
     return rates, phi
 
@@ -86,11 +88,10 @@ class GenomicDecoder(nn.Module):
         self,
         use: np.ndarray,  # (n_spots, n_programs + 1) what training spots make of the programs, on any scale
         counts: csr_matrix,  # (n_spots, n_genes) of all genes
-        prior: float = 0.1,  # weight of the average profile, in shares of what a program has to show for itself
     ) -> None:
         "Solve for the programs and dispersions of all genes, given what the spots make of the programs."
         given = use / use.sum(1, keepdims=True) * counts[:, self.leading.cpu().numpy()].sum(1).A  # counts of leading genes, by program
-        rates, phi = solve_programs(given, counts, prior)
+        rates, phi = solve_programs(given, counts)
         self.settled_programs.copy_(torch.from_numpy(rates / rates.sum(1, keepdims=True)))
         self.settled_phi.copy_(torch.from_numpy(phi))
         self.counts_per_leading.copy_(torch.from_numpy(rates.sum(1)))

@@ -15,7 +15,8 @@ from anndata import AnnData
 from fastai.learner import Learner
 from scipy.sparse import csr_matrix, diags_array
 
-from .core import Section, StandError, gene_index, need
+from .adaptation import adapt_programs, modelled_counts
+from .core import Section, need
 from .io import check_counts
 from .learner import trained_model
 from .model import TrainedModel
@@ -77,17 +78,6 @@ def _posterior(programs: np.ndarray, overlaps: csr_matrix, counts: csr_matrix, e
         yield some, rate * (1 + surplus / (1 + phi)), rate * (share @ over).toarray()
 
 # %% ../nbs/09_deconvolution.ipynb #rows-to-sparse
-def _modelled_counts(model: TrainedModel, section: Section) -> tuple[csr_matrix, np.ndarray]:  # (n_spots, n_genes) float32; positions of the genes that were measured
-    "Take the counts of the modelled genes, 0 where not measured."
-    known = set(section.spots.var_names)
-    shared = np.flatnonzero([g in known for g in model.info.genes])
-    if not len(shared): raise StandError(f"section {section.name!r} and the model have no gene in common; the model knows {', '.join(model.info.genes[:3])} ...")
-    taken = csr_matrix(section.spots.X[:, gene_index([model.info.genes[i] for i in shared], section.spots.var_names)], dtype=np.float32)
-    counts = csr_matrix((taken.data, shared[taken.indices], taken.indptr), shape=(section.spots.n_obs, len(model.info.genes)))
-    counts.eliminate_zeros()
-    return counts, shared
-
-
 def _parts_to_be(overlaps: csr_matrix, counts: csr_matrix) -> csr_matrix:  # (n_nuclei, genes) float32, all 0 as yet
     "Make a place for each part that a nucleus may have: of genes that its spots have counts of."
     places = overlaps.astype(bool) @ counts.astype(bool)
@@ -126,13 +116,15 @@ def deconvolve(
     genes: Sequence[str] | None = None,  # genes for X; by default all modelled ones, as far as X stays under 1 GB
     prior_counts: float = 30.0,  # how many counts the image is worth when programs are refined; infinity for no refinement
     steps: int = 5,  # of expectation-maximisation
+    program_counts: float = 20_000.0,  # how many counts a trained program is worth when programs follow the section's own (`adapt_programs`); infinity to keep them
 ) -> AnnData:  # as `predict_nuclei`, with X the posterior rates and layers["counts"] the parts of the measured counts, 0 for genes not measured
     "Share out every spot's measured counts to its nuclei, with the image as prior."
     model = trained_model(model)
     white = whitened(model, section)
     need(section, "spots", "spot_diameter_um", "mpp")
     check_counts(section.spots, section.name, empty=True)
-    counts, shared = _modelled_counts(model, section)
+    if np.isfinite(program_counts): model = adapt_programs(model, section, program_counts)
+    counts, shared = modelled_counts(model, section)
     overlaps, rows, n = spot_overlaps(section), genes_asked(model, genes, len(section.nuclei)), len(model.members)
     spots_without_nuclei(section, overlaps.getnnz(0))
     x, parts = np.zeros((len(section.nuclei), len(rows)), np.float32), _parts_to_be(overlaps, counts[:, rows])
