@@ -22,12 +22,13 @@ log = logging.getLogger("stand")
 
 
 def _prepared(section: Section, method: str, encoder: str, progress: bool) -> Section:
-    "Find nuclei and encode them, unless that has been done."
-    from stand.encoder import encode_nuclei
+    "Find nuclei and encode them, unless that has been done; features of the encoder that lack only the context get it."
+    from stand.context import encode_like
     from stand.nuclei import segment_nuclei
 
     if section.nuclei is None: section = segment_nuclei(section, method, progress=progress)
-    return encode_nuclei(section, encoder, progress=progress) if section.features is None else section
+    kept = section.features is not None and not encoder.startswith(f"{section.encoder} and ")
+    return section if kept else encode_like(section, encoder, progress=progress)
 
 
 def _trained(section: Section, also: Sequence[str], epochs: int, lr: float, seed: int, progress: bool) -> Any:
