@@ -73,7 +73,8 @@ def _posterior(programs: np.ndarray, overlaps: csr_matrix, counts: csr_matrix, e
     update = diags_array(1 / np.maximum(efficiency, 1e-12)) @ over
     for some in _slices(len(programs), len(profiles)):
         share, rate = overlaps[some], programs[some].astype(np.float64) @ profiles.T
-        surplus = (share @ update).toarray() - np.asarray(share.sum(1))  # what no spot covers keeps its rate
+        covered = share.sum(1).A
+        surplus = ((share @ update).toarray() - covered) / np.maximum(covered, 1)  # what no spot covers keeps its rate; where spots overlap they have a share in the say
         yield some, rate * (1 + surplus / (1 + phi)), rate * (share @ over).toarray()
 
 # %% ../nbs/09_deconvolution.ipynb #rows-to-sparse
