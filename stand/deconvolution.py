@@ -55,7 +55,7 @@ def _refine(programs: np.ndarray, overlaps: csr_matrix, counts: csr_matrix, prof
     refined[inside] = use * total
     return refined
 
-
+# %% ../nbs/09_deconvolution.ipynb #unexplained
 def _unexplained(counts: csr_matrix, spots: np.ndarray, profiles: np.ndarray, phi: np.ndarray) -> np.ndarray:  # (n_spots,), 0 to 1
     "Share of each spot's counts (n_spots, genes) that would have to be of other genes for it to look as expected, given by program, beyond what chance would do."
     share, rng, profile = np.empty(len(spots)), np.random.default_rng(0), lambda v: v / np.maximum(v.sum(1, keepdims=True), 1e-12)
@@ -66,7 +66,7 @@ def _unexplained(counts: csr_matrix, spots: np.ndarray, profiles: np.ndarray, ph
         share[some] = np.maximum(surplus - usual, 0)
     return share
 
-
+# %% ../nbs/09_deconvolution.ipynb #posterior
 def _posterior(programs: np.ndarray, overlaps: csr_matrix, counts: csr_matrix, efficiency: np.ndarray, profiles: np.ndarray, phi: np.ndarray) -> Iterator[tuple]:
     "Some nuclei at a time: which, their posterior mean rates (n, genes), and their parts of the counts; `phi` is infinite where counts say nothing."
     over = _over_expected(counts, overlaps.T @ programs, profiles)  # without the spots' efficiency
@@ -77,7 +77,7 @@ def _posterior(programs: np.ndarray, overlaps: csr_matrix, counts: csr_matrix, e
         surplus = ((share @ update).toarray() - covered) / np.maximum(covered, 1)  # what no spot covers keeps its rate; where spots overlap they have a share in the say
         yield some, rate * (1 + surplus / (1 + phi)), rate * (share @ over).toarray()
 
-# %% ../nbs/09_deconvolution.ipynb #rows-to-sparse
+# %% ../nbs/09_deconvolution.ipynb #modelled-counts
 def _modelled_counts(model: TrainedModel, section: Section) -> tuple[csr_matrix, np.ndarray]:  # (n_spots, n_genes) float32; positions of the genes that were measured
     "Take the counts of the modelled genes, 0 where not measured."
     known = set(section.spots.var_names)
@@ -88,7 +88,7 @@ def _modelled_counts(model: TrainedModel, section: Section) -> tuple[csr_matrix,
     counts.eliminate_zeros()
     return counts, shared
 
-
+# %% ../nbs/09_deconvolution.ipynb #parts-to-be
 def _parts_to_be(overlaps: csr_matrix, counts: csr_matrix) -> csr_matrix:  # (n_nuclei, genes) float32, all 0 as yet
     "Make a place for each part that a nucleus may have: of genes that its spots have counts of."
     places = overlaps.astype(bool) @ counts.astype(bool)
@@ -101,7 +101,7 @@ def _add_parts(parts: csr_matrix, some: slice, values: np.ndarray) -> None:
     row = np.repeat(np.arange(len(values)), np.diff(parts.indptr[some.start : some.stop + 1]))
     parts.data[here] += values[row, parts.indices[here]]
 
-
+# %% ../nbs/09_deconvolution.ipynb #keep-spots
 def _of_spot(values: np.ndarray, overlaps: csr_matrix) -> np.ndarray:
     "Look up each nucleus' spot in values (n_spots,); 1 for nuclei outside spots."
     spot, _ = nucleus_spot(overlaps)
