@@ -57,7 +57,7 @@ def _refine(programs: np.ndarray, overlaps: csr_matrix, counts: csr_matrix, prof
 
 # %% ../nbs/09_deconvolution.ipynb #unexplained
 def _unexplained(counts: csr_matrix, spots: np.ndarray, profiles: np.ndarray, phi: np.ndarray) -> np.ndarray:  # (n_spots,), 0 to 1
-    "Share of each spot's counts (n_spots, genes) that would have to be of other genes for it to look as expected, given by program, beyond what chance would do."
+    "Share of each spot's counts (n_spots, genes) that would have to be of other genes for it to look as expected (by program), beyond what chance does."
     share, rng, profile = np.empty(len(spots)), np.random.default_rng(0), lambda v: v / np.maximum(v.sum(1, keepdims=True), 1e-12)
     for some in _slices(*counts.shape, 5_000_000):  # all the spots of a Visium slide and 1,000 leading genes
         mean = spots[some] @ profiles.T
@@ -74,7 +74,7 @@ def _posterior(programs: np.ndarray, overlaps: csr_matrix, counts: csr_matrix, e
     for some in _slices(len(programs), len(profiles)):
         share, rate = overlaps[some], programs[some].astype(np.float64) @ profiles.T
         covered = share.sum(1).A
-        surplus = ((share @ update).toarray() - covered) / np.maximum(covered, 1)  # what no spot covers keeps its rate; where spots overlap they have a share in the say
+        surplus = ((share @ update).toarray() - covered) / np.maximum(covered, 1)  # outside spots a rate stays; overlapping spots share the say
         yield some, rate * (1 + surplus / (1 + phi)), rate * (share @ over).toarray()
 
 # %% ../nbs/09_deconvolution.ipynb #modelled-counts
