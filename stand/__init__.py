@@ -13,7 +13,7 @@ _MODULE_OF = {
     "read_spatialdata": "sdata", "read_xenium": "cells", "read_cells": "cells", "read_hest": "formats", "section_from_anndata": "formats",
     "from_geojson": "annotations", "read_nuclei": "foreign",
     "segment_image": "segmenters", "segment_nuclei": "nuclei", "spot_overlaps": "overlap",
-    "encode_nuclei": "encoder", "load_encoder": "encoder", "pretrain_encoder": "pretrain", "add_context": "context",
+    "encode_nuclei": "encoder", "load_encoder": "encoder", "pretrain_encoder": "pretrain", "add_context": "context", "encode_like": "context",
     "load_model": "model", "STDataLoaders": "bags", "stand_learner": "learner", "finetune_learner": "finetune",
     "Resume": "resume",
     "adapt_programs": "adaptation", "predict_nuclei": "prediction", "deconvolve": "deconvolution", "predict_spots": "prediction",

@@ -22,12 +22,13 @@ log = logging.getLogger("stand")
 
 
 def _prepared(section: Section, method: str, encoder: str, progress: bool) -> Section:
-    "Find nuclei and encode them, unless that has been done."
-    from stand.encoder import encode_nuclei
+    "Find nuclei and encode them, unless that has been done; features of the encoder that lack only the context get it."
+    from stand.context import encode_like
     from stand.nuclei import segment_nuclei
 
     if section.nuclei is None: section = segment_nuclei(section, method, progress=progress)
-    return encode_nuclei(section, encoder, progress=progress) if section.features is None else section
+    kept = section.features is not None and not encoder.startswith(f"{section.encoder} and ")
+    return section if kept else encode_like(section, encoder, progress=progress)
 
 
 def _trained(section: Section, also: Sequence[str], epochs: int, lr: float, seed: int, progress: bool) -> Any:
@@ -51,6 +52,13 @@ def _wanted_genes(known: Sequence[str], section: Section, genes: Sequence[str] |
     return list(dict.fromkeys([*plot, *sorted(known, key=lambda g: -total.get(g, 0))[:1000]]))
 
 
+def _drawable(plot: Sequence[str], known: Sequence[str]) -> list[str]:
+    "Keep the genes that the model knows, and say which it does not."
+    for gene in plot:
+        if gene not in known: log.warning("gene %r was not measured or not modelled (%d genes were) and is not drawn", gene, len(known))
+    return [gene for gene in plot if gene in known]
+
+
 def _overlays(cells: Any, section: Section, plot: Sequence[str], folder: Path) -> list[Path]:
     "Draw one picture of each gene on the tissue, next to the table."
     from matplotlib.figure import Figure
@@ -62,6 +70,17 @@ def _overlays(cells: Any, section: Section, plot: Sequence[str], folder: Path) -
         plot_gene(cells, gene, section, ax=figure.subplots())
         with written_whole(path, overwrite=True) as partial: figure.savefig(partial)
     return paths
+
+# %% ../nbs/14_cli.ipynb #free-path
+def _free_path(out: str | Path | None, model: Any, plot: Sequence[str], overwrite: bool) -> Path | None:
+    "Check at once, before hours of work, that results can be written."
+    out = None if out is None else Path(out)
+    if out is not None and out.suffix != ".h5ad": raise StandError(f"out: found {str(out)!r}; wanted a file name ending in .h5ad")
+    if plot and out is None: raise StandError(f"plot={list(plot)} draws pictures beside `out`; give out= as well, or call stand.plot_gene")
+    written = [] if out is None else [out, *([out.parent / "model"] if model is None else [])]
+    for path in written:
+        if path.exists() and not overwrite: raise StandError(f"{str(path)!r} exists already; pass overwrite=True to replace it")
+    return out
 
 # %% ../nbs/14_cli.ipynb #run
 def run(
@@ -86,12 +105,7 @@ def run(
     from stand.prediction import predict_nuclei
     from stand.read import read_section
 
-    out = None if out is None else Path(out)
-    if out is not None and out.suffix != ".h5ad": raise StandError(f"out: found {str(out)!r}; wanted a file name ending in .h5ad")
-    if plot and out is None: raise StandError(f"plot={list(plot)} draws pictures beside `out`; give out= as well, or call stand.plot_gene")
-    written = [] if out is None else [out, *([out.parent / "model"] if model is None else [])]
-    for path in written:
-        if path.exists() and not overwrite: raise StandError(f"{str(path)!r} exists already; pass overwrite=True to replace it")
+    out = _free_path(out, model, plot, overwrite)
     if not isinstance(section, Section): section = read_section(section, **read)
     need(section, "slide", "mpp")
     if isinstance(model, (str, Path)): model = load_model(model)
@@ -101,9 +115,7 @@ def run(
     also = [*(genes or []), *(gene for gene in plot if gene in measured)]
     learn = model or _trained(section, also, epochs, lr, seed, progress)
     known = trained_model(learn).info.genes
-    for gene in plot:
-        if gene not in known: log.warning("gene %r was not measured or not modelled (%d genes were) and is not drawn", gene, len(known))
-    plot = [gene for gene in plot if gene in known]
+    plot = _drawable(plot, known)
     wanted = _wanted_genes(known, section, genes, plot)
     cells = predict_nuclei(learn, section, wanted) if section.spots is None else deconvolve(learn, section, wanted)
     if out is not None:

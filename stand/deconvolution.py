@@ -56,9 +56,9 @@ def _refine(programs: np.ndarray, overlaps: csr_matrix, counts: csr_matrix, prof
     refined[inside] = use * total
     return refined
 
-
+# %% ../nbs/09_deconvolution.ipynb #unexplained
 def _unexplained(counts: csr_matrix, spots: np.ndarray, profiles: np.ndarray, phi: np.ndarray) -> np.ndarray:  # (n_spots,), 0 to 1
-    "Share of each spot's counts (n_spots, genes) that would have to be of other genes for it to look as expected, given by program, beyond what chance would do."
+    "Share of each spot's counts (n_spots, genes) that would have to be of other genes for it to look as expected (by program), beyond what chance does."
     share, rng, profile = np.empty(len(spots)), np.random.default_rng(0), lambda v: v / np.maximum(v.sum(1, keepdims=True), 1e-12)
     for some in _slices(*counts.shape, 5_000_000):  # all the spots of a Visium slide and 1,000 leading genes
         mean = spots[some] @ profiles.T
@@ -67,17 +67,18 @@ def _unexplained(counts: csr_matrix, spots: np.ndarray, profiles: np.ndarray, ph
         share[some] = np.maximum(surplus - usual, 0)
     return share
 
-
+# %% ../nbs/09_deconvolution.ipynb #posterior
 def _posterior(programs: np.ndarray, overlaps: csr_matrix, counts: csr_matrix, efficiency: np.ndarray, profiles: np.ndarray, phi: np.ndarray) -> Iterator[tuple]:
     "Some nuclei at a time: which, their posterior mean rates (n, genes), and their parts of the counts; `phi` is infinite where counts say nothing."
     over = _over_expected(counts, overlaps.T @ programs, profiles)  # without the spots' efficiency
     update = diags_array(1 / np.maximum(efficiency, 1e-12)) @ over
     for some in _slices(len(programs), len(profiles)):
         share, rate = overlaps[some], programs[some].astype(np.float64) @ profiles.T
-        surplus = (share @ update).toarray() - np.asarray(share.sum(1))  # what no spot covers keeps its rate
+        covered = share.sum(1).A
+        surplus = ((share @ update).toarray() - covered) / np.maximum(covered, 1)  # outside spots a rate stays; overlapping spots share the say
         yield some, rate * (1 + surplus / (1 + phi)), rate * (share @ over).toarray()
 
-# %% ../nbs/09_deconvolution.ipynb #rows-to-sparse
+# %% ../nbs/09_deconvolution.ipynb #parts-to-be
 def _parts_to_be(overlaps: csr_matrix, counts: csr_matrix) -> csr_matrix:  # (n_nuclei, genes) float32, all 0 as yet
     "Make a place for each part that a nucleus may have: of genes that its spots have counts of."
     places = overlaps.astype(bool) @ counts.astype(bool)
@@ -90,7 +91,7 @@ def _add_parts(parts: csr_matrix, some: slice, values: np.ndarray) -> None:
     row = np.repeat(np.arange(len(values)), np.diff(parts.indptr[some.start : some.stop + 1]))
     parts.data[here] += values[row, parts.indices[here]]
 
-
+# %% ../nbs/09_deconvolution.ipynb #keep-spots
 def _of_spot(values: np.ndarray, overlaps: csr_matrix) -> np.ndarray:
     "Look up each nucleus' spot in values (n_spots,); 1 for nuclei outside spots."
     spot, _ = nucleus_spot(overlaps)

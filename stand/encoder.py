@@ -132,6 +132,7 @@ def load_encoder(
         dense = hasattr(encoder, "feature_info") and not hasattr(encoder, "num_classes")  # so timm's networks of features only
         return Encoder(name, load_body(encoder), _scales(mpp), views=views or 1) if dense else Encoder(name, load_embedder(encoder, device), ())
     if isinstance(encoder, os.PathLike) or os.path.isdir(encoder): return _saved(encoder)
+    if encoder.endswith(" µm around"): raise StandError(f"encoder {encoder!r} has context; stand.encode_like(section, encoder) makes such features")
     said = _SAID.fullmatch(encoder)
     if os.sep in said["name"] and not encoder.startswith("hf-hub:"): return _saved(encoder)
     name, raw, scales = said["name"], raw or bool(said["raw"]), _scales(mpp or (said["mpp"] and said["mpp"].split("+")))

@@ -53,7 +53,7 @@ class _Grid(NamedTuple):
         column, row = np.clip((xy * self.scale).astype(int), 0, np.array(self.tissue.shape[::-1]) - 1).T
         return self.tissue[row, column]
 
-
+# %% ../nbs/04_nuclei.ipynb #make-grid
 def _grid(section: Section, tile_px: int) -> _Grid:
     "Find the tissue, with a rim of 16 µm, and choose the tiles."
     shrink = working_shrink(section.mpp)
@@ -63,7 +63,7 @@ def _grid(section: Section, tile_px: int) -> _Grid:
     return _Grid(section.slide, section.mpp, shrink, sixteens(tile_px), _MARGIN * shrink,
                  ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=2), scale)
 
-
+# %% ../nbs/04_nuclei.ipynb #tiles
 def _tiles(grid: _Grid) -> np.ndarray:
     "Upper left corners (x, y) of the tiles whose core touches tissue, full-resolution pixels."
     y, x = np.nonzero(grid.tissue)
@@ -71,7 +71,7 @@ def _tiles(grid: _Grid) -> np.ndarray:
     corners = np.unique(np.concatenate(ends), axis=0).astype(int) * grid.side
     return corners[(corners < [grid.slide.width, grid.slide.height]).all(1)]
 
-
+# %% ../nbs/04_nuclei.ipynb #tissue-sample
 def _tissue_sample(grid: _Grid, n: int = 24, side: int = 384) -> np.ndarray:
     "Read n patches spread evenly over the tissue at the working resolution, as one tall image."
     y, x = np.nonzero(grid.tissue)

@@ -31,7 +31,7 @@ def _check(model: TrainedModel, section: Section) -> None:
     if section.encoder == model.info.encoder and section.features.shape[1] == wanted: return
     raise StandError(
         f"section {section.name!r} has {section.features.shape[1]} features of {section.encoder!r}; the model wants {wanted} of "
-        f"{model.info.encoder!r}: call encode_nuclei with that encoder (and add_context, if it says so)"
+        f"{model.info.encoder!r}: call stand.encode_like(section, model.info.encoder)"
     )
 
 

@@ -7,12 +7,12 @@ __all__ = ['Resume']
 
 # %% ../nbs/08b_resume.ipynb #7e5b0e03
 import json
-import random
 from collections import defaultdict
 from pathlib import Path
 
 import torch
 from fastai.callback.core import CancelEpochException, Callback
+from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from fastcore.foundation import L
 from safetensors import SafetensorError, safe_open
@@ -35,6 +35,34 @@ def _read_state(path: Path) -> tuple[dict, dict[str, Tensor]]:
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise StandError(f"state of training {path.name!r} is damaged or of another kind ({type(error).__name__}); remove it to start anew") from error
 
+# %% ../nbs/08b_resume.ipynb #state-of
+def _task(learn: Learner) -> str:
+    "Tell one training from another: the task, the data, the settings, and the numbers that training starts from and leaves alone."
+    bags, learned = learn.dls.bags, ("settled_programs", "settled_phi", "counts_per_leading")
+    fixed = [v.cpu().numpy() for name, v in learn.model.named_buffers() if not name.endswith(learned)]
+    return digest(learn.n_epoch, [h["lr"] for h in learn.opt.hypers], learn.seeded.seed, learn.info.settings, learn.loss_func.kl_weight, learn.dls.train.bs,
+                  learn.dls.train.spots, bags.features, bags.overlap, bags.counts.data, bags.counts.indices, *fixed)
+
+
+def _state(learn: Learner) -> dict[str, Tensor]:
+    "Name what training changes, on the CPU."
+    tensors = {f"model.{name}": v for name, v in learn.model.state_dict().items()} | {"random": torch.get_rng_state()}
+    if next(learn.model.parameters()).is_cuda: tensors["random_cuda"] = torch.cuda.get_rng_state()
+    tensors |= {f"moment.{i}.{k}": v for i, state in learn.opt.state_dict()["state"].items() for k, v in state.items()}
+    return {name: v.detach().cpu().contiguous().clone() for name, v in tensors.items()}
+
+
+def _set_state(learn: Learner, tensors: dict[str, Tensor]) -> None:
+    "Go back to a state."
+    device = next(learn.model.parameters()).device
+    learn.model.load_state_dict({name.removeprefix("model."): v for name, v in tensors.items() if name.startswith("model.")})
+    moments = defaultdict(dict)
+    for name, v in tensors.items():
+        if name.startswith("moment."): moments[int(name.split(".")[1])][name.split(".", 2)[2]] = v.to(device)
+    learn.opt.load_state_dict(learn.opt.state_dict() | dict(state=dict(moments)))
+    torch.set_rng_state(tensors["random"])
+    if "random_cuda" in tensors and device.type == "cuda": torch.cuda.set_rng_state(tensors["random_cuda"])
+
 # %% ../nbs/08b_resume.ipynb #resume
 class Resume(Callback):
     "Keep the state of training after every epoch, and go on from there when `fit` is called again: interrupted or not, the same weights at the end."
@@ -51,7 +79,7 @@ class Resume(Callback):
     def before_fit(self):
         if not isinstance(self.opt, OptimWrapper):
             raise StandError(f"Resume keeps the state of torch's optimisers, found fastai's {type(self.opt).__name__}; leave opt_func as stand_learner sets it")
-        self.task, self.done, self.kept = self._digest(), 0, None
+        self.task, self.done, self.kept = _task(self.learn), 0, None
         if self.path.exists(): self._restore()
 
     def before_epoch(self):
@@ -69,22 +97,11 @@ class Resume(Callback):
         for name, values in (self.kept or {}).items(): setattr(self.recorder, name, values)
         self.kept = None
 
-    def _digest(self) -> str:
-        "Tell one training from another: the task, the data, the settings, and the numbers that training starts from and leaves alone."
-        bags, learned = self.dls.bags, ("settled_programs", "settled_phi", "counts_per_leading")
-        fixed = [v.cpu().numpy() for name, v in self.model.named_buffers() if not name.endswith(learned)]
-        return digest(self.n_epoch, [h["lr"] for h in self.opt.hypers], self.seeded.seed, self.learn.info.settings, self.loss_func.kl_weight, self.dls.train.bs,
-                      self.dls.train.spots, bags.features, bags.overlap, bags.counts.data, bags.counts.indices, *fixed)
-
     def _keep(self) -> None:
         "Write the state, whole or not at all."
-        tensors = {f"model.{name}": v for name, v in self.model.state_dict().items()} | {"random": torch.get_rng_state()}
-        if (cuda := next(self.model.parameters()).is_cuda): tensors["random_cuda"] = torch.cuda.get_rng_state()
-        tensors |= {f"moment.{i}.{k}": v for i, state in self.opt.state_dict()["state"].items() for k, v in state.items()}
         about = dict(task=self.task, done=self.epoch + 1, order=self.dls.train.rng.getstate(),
                      recorded={name: [_plain(v) for v in getattr(self.recorder, name)] for name in self._recorded})
-        with written_whole(self.path, overwrite=True) as partial:
-            save_file({name: v.detach().cpu().contiguous().clone() for name, v in tensors.items()}, partial, {"stand": json.dumps(about)})
+        with written_whole(self.path, overwrite=True) as partial: save_file(_state(self.learn), partial, {"stand": json.dumps(about)})
 
     def _restore(self) -> None:
         "Go back to the state; raise `StandError` if it is of another training."
@@ -92,14 +109,7 @@ class Resume(Callback):
         if about["task"] != self.task:
             raise StandError(f"{self.path.name!r} keeps the state of another training: other spots, genes, features, model, seed, learning rate or number of epochs; "
                              "give another file, or remove it to start anew")
-        device = next(self.model.parameters()).device
-        self.model.load_state_dict({name.removeprefix("model."): v for name, v in tensors.items() if name.startswith("model.")})
-        moments = defaultdict(dict)
-        for name, v in tensors.items():
-            if name.startswith("moment."): moments[int(name.split(".")[1])][name.split(".", 2)[2]] = v.to(device)
-        self.opt.load_state_dict(self.opt.state_dict() | dict(state=dict(moments)))
-        torch.set_rng_state(tensors["random"])
-        if "random_cuda" in tensors and device.type == "cuda": torch.cuda.set_rng_state(tensors["random_cuda"])
+        _set_state(self.learn, tensors)
         version, numbers, gauss = about["order"]
         self.dls.train.rng.setstate((version, tuple(numbers), gauss))
         self.done, self.kept = about["done"], about["recorded"]
