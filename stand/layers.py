@@ -79,7 +79,7 @@ class Blocks(NamedTuple):
 
 def make_blocks(
     xy: np.ndarray,  # (n, 2) full-resolution pixels
-    about: int = 600,  # nuclei in a block
+    about: int = 300,  # nuclei in a block
 ) -> Blocks:
     "Sort nuclei into squares."
     low, extent = xy.min(0), np.maximum(np.ptp(xy, axis=0), 1)

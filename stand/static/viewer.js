@@ -1,11 +1,12 @@
-// The viewer of stand: H&E tiles, nuclei and spots drawn by WebGL 2; marks, controls and the card of a nucleus above them.
+// The viewer of stand: H&E tiles, outlines of nuclei and spots drawn by WebGL 2; marks, controls and the card of a nucleus above them.
 // One module for the notebook's widget and for the exported page. Each gives `mount` a source, which answers questions with
 // [content, buffers], and a state, which both sides read and set. Coordinates are full-resolution pixels, y downwards.
 
-const WIDE = 2048;  // values lie in a texture, so many in a row
+const WIDE = 2048;  // colours of nuclei lie in a texture, so many in a row
 const NONE = -1e38;  // below: no value
-const POLYGON_PX = 5;  // diameter on the screen from which on a nucleus has its outline, CSS pixels
+const POLYGON_PX = 7, RIM_PX = 11;  // diameter on the screen from which on a nucleus has its outline, and a rim, CSS pixels
 const KEPT_TILES = 192, KEPT_CORNERS = 3e6;  // of the H&E (1 MB each) and of outlines, in memory
+const SLOW_MS = 40, REST_MS = 140;  // frames slower than this are drawn coarser while the picture moves; it rests after so long
 const MOST_UM_PX = 80;  // CSS pixels to the µm at the closest
 const FONT = "12px system-ui, sans-serif";
 
@@ -22,40 +23,31 @@ function h(tag, props = {}, ...children) {  // texts only ever become text nodes
 
 // ---- shaders
 
-const COLOUR = `
-uniform highp sampler2D values; uniform sampler2D flags, table;
-uniform vec2 limits; uniform float opacity, chosen; uniform int classes;
-vec4 colour(uint row) {
-  ivec2 at = ivec2(row % ${WIDE}u, row / ${WIDE}u);
-  float v = texelFetch(values, at, 0).r;
-  float a = opacity * (chosen > 0.0 && texelFetch(flags, at, 0).r == 0.0 ? 0.12 : 1.0);
-  if (v < ${NONE.toExponential()}) return vec4(vec3(0.62), 0.5) * a;
-  int k = classes > 0 ? int(v) : int(clamp((v - limits.x) / (limits.y - limits.x), 0.0, 1.0) * 255.0 + 0.5);
-  return vec4(texelFetch(table, ivec2(k, 0), 0).rgb * a, a);
-}`;
 const HEAD = "#version 300 es\nprecision highp float; precision highp int;\n";
-const PLAIN = HEAD + "in vec4 shade; out vec4 pixel; void main() { pixel = shade; }";
 const SHADERS = {
   tile: [HEAD + `uniform vec4 place; in vec2 corner; out vec2 at;
     void main() { at = corner; gl_Position = vec4(place.xy + corner * place.zw, 0, 1); }`,
-  HEAD + `uniform sampler2D picture; uniform float dim; in vec2 at; out vec4 pixel;
-    void main() { pixel = vec4(mix(texture(picture, at).rgb, vec3(1), dim), 1); }`],
-  point: [HEAD + COLOUR + `uniform vec2 centre, stretch; uniform float size, least; in vec2 xy; in float diameter; in uint row; flat out vec4 shade; flat out float wide;
-    void main() { gl_Position = vec4((xy - centre) * stretch, 0, 1); wide = max(diameter * size, least); gl_PointSize = wide; shade = colour(row); }`,
-  HEAD + `flat in vec4 shade; flat in float wide; out vec4 pixel;
-    void main() { vec2 d = 2.0 * gl_PointCoord - 1.0; if (wide > 2.5 && dot(d, d) > 1.0) discard; pixel = shade; }`],
-  outline: [HEAD + COLOUR + `uniform vec2 origin, stretch; uniform float unit; in vec2 corner; in uint row; flat out vec4 shade;
-    void main() { gl_Position = vec4((origin + corner * unit) * stretch, 0, 1); shade = colour(row); }`,
-  PLAIN.replace("in vec4", "flat in vec4")],
-  spot: [HEAD + `uniform sampler2D table; uniform vec2 centre, stretch, limits; uniform float radius, filled, opacity; in vec2 corner, xy; in float value; out vec2 at; flat out vec4 shade;
+  HEAD + `uniform sampler2D picture; uniform float dim, opacity; in vec2 at; out vec4 pixel;
+    void main() { vec4 found = texture(picture, at); pixel = vec4(mix(found.rgb, vec3(1), dim), found.a) * opacity; }`],
+  outline: [HEAD + `uniform sampler2D colours; uniform vec2 origin, stretch; uniform float unit, opacity; in vec2 corner; in uint row; flat out vec4 shade;
     void main() {
-      at = corner; gl_Position = vec4((xy + corner * radius - centre) * stretch, 0, 1);
-      int k = int(clamp((value - limits.x) / (limits.y - limits.x), 0.0, 1.0) * 255.0 + 0.5);
-      shade = value < ${NONE.toExponential()} ? vec4(0) : vec4(texelFetch(table, ivec2(k, 0), 0).rgb, 1) * filled * opacity;
+      gl_Position = vec4((origin + corner * unit) * stretch, 0, 1);
+      shade = texelFetch(colours, ivec2(row % ${WIDE}u, row / ${WIDE}u), 0) * opacity;
     }`,
+  HEAD + "flat in vec4 shade; out vec4 pixel; void main() { pixel = shade; }"],
+  spot: [HEAD + `uniform vec2 centre, stretch; uniform float radius; in vec2 corner, xy; in vec4 fill; out vec2 at; flat out vec4 shade;
+    void main() { at = corner; shade = fill; gl_Position = vec4((xy + corner * radius - centre) * stretch, 0, 1); }`,
   HEAD + `uniform float rim; in vec2 at; flat in vec4 shade; out vec4 pixel;
     void main() { float r = length(at); if (r > 1.0) discard; pixel = r > 1.0 - rim ? vec4(0, 0, 0, 0.7) : shade; }`],
 };
+
+// Is WebGL computed on the processor? Then smoothing edges costs more than it is worth.
+function bySoftware() {
+  const gl = document.createElement("canvas").getContext("webgl2"), info = gl?.getExtension("WEBGL_debug_renderer_info");
+  const name = info ? gl.getParameter(info.UNMASKED_RENDERER_WEBGL) : "";
+  gl?.getExtension("WEBGL_lose_context")?.loseContext();
+  return /swiftshader|llvmpipe|software|basic render/i.test(name);
+}
 
 function program(gl, [vertex, fragment]) {
   const made = gl.createProgram();
@@ -74,18 +66,18 @@ function program(gl, [vertex, fragment]) {
   return {made, at};
 }
 
-// Make an array of vertices: attributes are [name, how many, type, stride, offset, whole numbers?, divisor].
+// Make an array of vertices: attributes are [name, how many, type, stride, offset, {whole numbers?, divisor, scaled to 1?}].
 function vertices(gl, program, data, attributes, indices) {
   const array = gl.createVertexArray(), buffers = [];
   const upload = (target, content) => { const b = gl.createBuffer(); buffers.push(b); gl.bindBuffer(target, b); gl.bufferData(target, content, gl.STATIC_DRAW); };
   gl.bindVertexArray(array);
   data.forEach((content, i) => {
     upload(gl.ARRAY_BUFFER, content);
-    for (const [name, n, type, stride, offset, whole, divisor] of attributes[i]) {
+    for (const [name, n, type, stride, offset, {whole, divisor, scaled} = {}] of attributes[i]) {
       const at = gl.getAttribLocation(program.made, name);
       if (at < 0) continue;
       gl.enableVertexAttribArray(at);
-      if (whole) gl.vertexAttribIPointer(at, n, type, stride, offset); else gl.vertexAttribPointer(at, n, type, false, stride, offset);
+      if (whole) gl.vertexAttribIPointer(at, n, type, stride, offset); else gl.vertexAttribPointer(at, n, type, !!scaled, stride, offset);
       if (divisor) gl.vertexAttribDivisor(at, divisor);
     }
   });
@@ -184,11 +176,13 @@ export function matches(text, names, n = 12) {  // those that begin with the tex
 
 class Viewer {
   constructor(el, source, state) {
-    Object.assign(this, {el, source, state, tiles: new Map(), outlines: new Map(), asked: 0, corners: 0, frame: 0, clock: 0, gone: false, lasso: null, mode: "pan", hover: -1, hoverSpot: -1});
+    Object.assign(this, {el, source, state, tiles: new Map(), outlines: new Map(), asked: 0, corners: 0, frame: 0, clock: 0, gone: false, lasso: null, mode: "pan", grains: 1, pace: 0, moved: 0, painted: 0, hover: -1, hoverSpot: -1});
     this.glass = h("canvas", {className: "stand-glass"});
-    this.marks = h("canvas", {className: "stand-marks", tabIndex: 0, "aria-label": "H&E with nuclei: drag to move, wheel to zoom, shift and drag to select"});
+    this.marks = h("canvas", {className: "stand-marks", hidden: true});
+    this.scaleMark = h("canvas", {className: "stand-scale"});
+    this.bars = h("canvas", {className: "stand-bars"});
     this.card = h("div", {className: "stand-card", hidden: true});
-    this.stage = h("div", {className: "stand-stage"}, this.glass, this.marks, this.card);
+    this.stage = h("div", {className: "stand-stage", tabIndex: 0, "aria-label": "H&E with nuclei: drag to move, wheel to zoom, shift and drag to select"}, this.glass, this.marks, this.scaleMark, this.bars, this.card);
     this.panel = h("div", {className: "stand-panel"});
     this.status = h("div", {className: "stand-status", role: "status"}, "waiting for Python ...");
     this.panel.append(this.status);
@@ -218,7 +212,8 @@ class Viewer {
     const nuclei = this.source.ask({kind: "nuclei"}).then(([, [xy, diameter]]) => {
       this.xy = floats(xy); this.diameter = floats(diameter);
       this.blocks = new Blocks(this.meta.blocks, this.xy);
-      if (!this.gl.isContextLost()) this.uploadNuclei();
+      this.inOrder = Float32Array.from({length: 3 * this.meta.n}, (_, i) => { const row = this.blocks.order[Math.floor(i / 3)]; return i % 3 === 2 ? this.diameter[row] : this.xy[2 * row + i % 3]; });
+      this.recolour();
       this.draw();
     });
     await Promise.all([nuclei, this.colour(this.state.get("gene"))]);
@@ -263,6 +258,7 @@ class Viewer {
   move(goal, smoothly = false) {
     this.goal = this.bounded(goal);
     if (!smoothly || !this.camera) this.camera = {...this.goal};
+    this.moved = performance.now();
     this.draw();
     clearTimeout(this.later);
     this.later = setTimeout(() => {
@@ -308,7 +304,7 @@ class Viewer {
   // ---- WebGL
 
   glContext() {
-    const gl = this.gl = this.glass.getContext("webgl2", {alpha: false, antialias: true, depth: false, powerPreference: "high-performance"});
+    const gl = this.gl = this.glass.getContext("webgl2", {alpha: false, antialias: !bySoftware(), depth: false, powerPreference: "high-performance"});
     if (!gl) throw new Error("this browser does not offer WebGL 2; use a current Chrome, Edge, Firefox or Safari, with hardware acceleration if it can");
     this.build();
     this.glass.addEventListener("webglcontextlost", event => event.preventDefault());
@@ -317,42 +313,47 @@ class Viewer {
 
   build() {  // all that lives on the graphics card, also after it was lost
     const gl = this.gl;
-    this.tiles.clear(); this.outlines.clear(); this.corners = 0; this.points = this.rings = null;
+    this.tiles.clear(); this.outlines.clear(); this.rings = null;
     this.programs = Object.fromEntries(Object.entries(SHADERS).map(([name, pair]) => [name, program(gl, pair)]));
     gl.enable(gl.BLEND); gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA); gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
     this.unit = vertices(gl, this.programs.tile, [new Float32Array([0, 0, 1, 0, 0, 1, 1, 1])], [[["corner", 2, gl.FLOAT, 8, 0]]]);
-    for (const name of ["table", "spotTable", "valueMap", "flagMap"]) this[name] = texture(gl, gl.NEAREST);
-    this.uploadValues(); this.uploadFlags(); this.tableShown = null;
-    if (this.xy) this.uploadNuclei();
-    if (this.spots) this.uploadSpots();
+    this.colourMap = texture(gl, gl.NEAREST); this.layer = texture(gl, gl.NEAREST); this.layerSize = "";
+    this.recolour();
   }
 
-  fill(made, inner, format, type, data) {  // a texture with a value for each nucleus
-    const gl = this.gl, high = Math.max(1, Math.ceil(data.length / WIDE)), padded = new data.constructor(high * WIDE);
-    padded.set(data);
-    gl.bindTexture(gl.TEXTURE_2D, made);
-    gl.texImage2D(gl.TEXTURE_2D, 0, inner, WIDE, high, 0, format, type, padded);
+  recolour() {  // of every nucleus and spot, premultiplied RGBA, also on the graphics card
+    const {shown, values, flags, gl} = this, {n, cmaps} = this.meta, [low, high] = this.limits();
+    if (!shown || !cmaps.includes(this.state.get("cmap"))) return;
+    const map = this.tables[this.state.get("cmap")], table = packed(shown.names ? shown.colours : map, 1), faint = packed(shown.names ? shown.colours : map, 0.12);
+    const slope = 255 / (high - low), none = packed([158, 158, 158], 0.6)[0], noneFaint = packed([158, 158, 158], 0.08)[0];
+    const rows = Math.max(1, Math.ceil(n / WIDE)), colours = this.colours ??= new Uint32Array(rows * WIDE);
+    for (let i = 0; i < n; i++) {
+      const v = values[i], dull = this.chosen > 0 && !flags[i];
+      if (v < NONE) { colours[i] = dull ? noneFaint : none; continue; }
+      const k = shown.names ? v : v <= low ? 0 : v >= high ? 255 : Math.round((v - low) * slope);
+      colours[i] = dull ? faint[k] : table[k];
+    }
+    if (!gl || gl.isContextLost()) return;
+    gl.bindTexture(gl.TEXTURE_2D, this.colourMap);
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA8, WIDE, rows, 0, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(colours.buffer));
+    if (this.spots) this.uploadSpots(map);
   }
-  uploadValues() { const gl = this.gl; this.fill(this.valueMap, gl.R32F, gl.RED, gl.FLOAT, this.values); }
-  uploadFlags() { const gl = this.gl; this.fill(this.flagMap, gl.R8, gl.RED, gl.UNSIGNED_BYTE, this.flags); }
 
-  uploadNuclei() {
-    const gl = this.gl, {order} = this.blocks, packed = new ArrayBuffer(16 * order.length), f = new Float32Array(packed), u = new Uint32Array(packed);
-    order.forEach((row, k) => { f[4 * k] = this.xy[2 * row]; f[4 * k + 1] = this.xy[2 * row + 1]; f[4 * k + 2] = this.diameter[row]; u[4 * k + 3] = row; });
-    this.points = vertices(gl, this.programs.point, [packed], [[["xy", 2, gl.FLOAT, 16, 0], ["diameter", 1, gl.FLOAT, 16, 8], ["row", 1, gl.UNSIGNED_INT, 16, 12, true]]]);
-  }
-
-  uploadSpots() {
-    const gl = this.gl;
+  uploadSpots(map) {
+    const {gl, spots, measured} = this, fill = new Uint32Array(spots.names.length);
+    if (measured && this.state.get("spots") === "measured") {
+      const table = packed(map, 0.85);
+      for (let i = 0; i < fill.length; i++) if (spots.values[i] >= NONE) fill[i] = table[clamp(Math.round(255 * (spots.values[i] - measured.low) / (measured.high - measured.low)), 0, 255)];
+    }
     this.rings?.free();
-    this.rings = vertices(gl, this.programs.spot, [new Float32Array([-1, -1, 1, -1, -1, 1, 1, 1]), this.spots.xy, this.spots.values],
-      [[["corner", 2, gl.FLOAT, 8, 0]], [["xy", 2, gl.FLOAT, 8, 0, false, 1]], [["value", 1, gl.FLOAT, 4, 0, false, 1]]]);
+    this.rings = vertices(gl, this.programs.spot, [new Float32Array([-1, -1, 1, -1, -1, 1, 1, 1]), spots.xy, fill],
+      [[["corner", 2, gl.FLOAT, 8, 0]], [["xy", 2, gl.FLOAT, 8, 0, {divisor: 1}]], [["fill", 4, gl.UNSIGNED_BYTE, 4, 0, {divisor: 1, scaled: true}]]]);
   }
 
   // ---- what has to be fetched: nearest to the middle first, few at a time, so that nothing stale is waited for
 
   request(kept, key, question, most, arrive) {
-    if (kept.has(key) || this.busy(kept) >= most) return;
+    if (kept.has(key) || this.waiting(kept) >= most) return;
     const context = this.programs;
     kept.set(key, {waiting: true});
     this.asked++;
@@ -361,7 +362,7 @@ class Viewer {
       error => { kept.set(key, {failed: true}); if (!this.gone) this.fail(error); },
     ).finally(() => { this.asked--; this.draw(); });
   }
-  busy(kept) { let n = 0; for (const item of kept.values()) if (item.waiting) n++; return n; }
+  waiting(kept) { let n = 0; for (const item of kept.values()) if (item.waiting) n++; return n; }
 
   forget(kept, most, weight) {  // least recently drawn first
     let total = 0;
@@ -381,8 +382,9 @@ class Viewer {
     if (!levels) return true;
     const wanted = clamp(Math.round(Math.log2(1 / (this.camera.scale * dpr))), meta.tiles.finest ?? 0, levels - 1);
     gl.useProgram(tile.made); gl.bindVertexArray(this.unit.array);
-    gl.uniform1i(tile.at.picture, 0); gl.uniform1f(tile.at.dim, this.state.get("dim"));
+    gl.uniform1i(tile.at.picture, 0); gl.uniform1f(tile.at.dim, this.state.get("dim")); gl.uniform1f(tile.at.opacity, 1);
     gl.activeTexture(gl.TEXTURE0);
+    gl.disable(gl.BLEND);
     const of = level => {
       const step = side * 2 ** level, found = [];
       for (let r = Math.max(0, Math.floor(y0 / step)); r * step < Math.min(y1, height); r++)
@@ -401,6 +403,7 @@ class Viewer {
       gl.bindTexture(gl.TEXTURE_2D, found.texture);
       gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
     }
+    gl.enable(gl.BLEND);
     const far = ([, c, r, step]) => Math.hypot((c + 0.5) * step - this.camera.x, (r + 0.5) * step - this.camera.y);
     const arrive = async ([, [jpeg]]) => {
       const picture = await createImageBitmap(new Blob([jpeg], {type: "image/jpeg"}));
@@ -417,22 +420,10 @@ class Viewer {
     return whole;
   }
 
-  colouring({made, at}, opacity) {
-    const {gl} = this, colours = this.shown;
-    gl.useProgram(made);
-    [[this.valueMap, at.values], [this.flagMap, at.flags], [this.table, at.table]].forEach(([map, place], i) => {
-      gl.activeTexture(gl.TEXTURE0 + i); gl.bindTexture(gl.TEXTURE_2D, map); gl.uniform1i(place, i);
-    });
-    const [low, high] = this.limits();
-    gl.uniform2f(at.limits, low, high);
-    gl.uniform1f(at.opacity, opacity); gl.uniform1f(at.chosen, this.chosen ? 1 : 0); gl.uniform1i(at.classes, colours?.names ? colours.names.length : 0);
-    gl.uniform2f(at.stretch, ...this.stretch);
-  }
-
   drawNuclei(region, dpr) {
-    const {gl, blocks, meta, camera: {x, y, scale}, programs: {point, outline}} = this, opacity = this.state.get("alpha");
-    if (!this.points || !this.shown || opacity <= 0) return !!this.points;
-    const close = meta.outlined && meta.diameter * scale >= POLYGON_PX, ready = [], rest = [], missing = [];
+    const {gl, blocks, meta, camera: {x, y, scale}, programs: {outline}} = this, opacity = this.state.get("alpha");
+    if (!blocks || !this.shown || opacity <= 0) return !!blocks;
+    const wide = meta.diameter * scale, close = meta.outlined && wide >= POLYGON_PX, ready = [], rest = [], missing = [];
     for (const [a, b] of blocks.lines(region)) {
       if (!close) { rest.push([blocks.start[a], blocks.start[b + 1]]); continue; }
       for (let k = a; k <= b; k++) {
@@ -441,24 +432,49 @@ class Viewer {
         if (found?.mesh) { found.used = this.ticks; ready.push(found); } else { rest.push([blocks.start[k], blocks.start[k + 1]]); if (!found?.failed) missing.push(k); }
       }
     }
-    if (rest.length) {
-      this.colouring(point, close ? 0.65 * opacity : opacity);
-      gl.uniform2f(point.at.centre, x, y); gl.uniform1f(point.at.size, scale * dpr); gl.uniform1f(point.at.least, 1.6 * dpr);
-      gl.bindVertexArray(this.points.array);
-      for (const [a, b] of joined(rest)) gl.drawArrays(gl.POINTS, a, b - a);
-    }
-    for (const [mode, strength] of ready.length ? [[gl.TRIANGLES, 0.65 * opacity], [gl.LINES, Math.sqrt(opacity)]] : []) {
-      this.colouring(outline, strength);
+    if (rest.length) this.drawDisks(rest, close ? 0.65 * opacity : opacity, dpr);
+    gl.useProgram(outline.made);
+    gl.activeTexture(gl.TEXTURE0); gl.bindTexture(gl.TEXTURE_2D, this.colourMap); gl.uniform1i(outline.at.colours, 0);
+    gl.uniform2f(outline.at.stretch, ...this.stretch);
+    for (const rim of ready.length ? wide >= RIM_PX && !this.coarse ? [false, true] : [false] : []) {
+      gl.uniform1f(outline.at.opacity, rim ? Math.sqrt(opacity) : wide >= RIM_PX ? 0.65 * opacity : opacity);
       for (const {mesh, left, top, unit, triangles, lines} of ready) {
         gl.uniform2f(outline.at.origin, left - x, top - y); gl.uniform1f(outline.at.unit, unit);
         gl.bindVertexArray(mesh.array);
-        if (mode === gl.TRIANGLES) gl.drawElements(mode, triangles, gl.UNSIGNED_INT, 0); else gl.drawElements(mode, lines, gl.UNSIGNED_INT, 4 * triangles);
+        if (rim) gl.drawElements(gl.LINES, lines, gl.UNSIGNED_INT, 4 * triangles); else gl.drawElements(gl.TRIANGLES, triangles, gl.UNSIGNED_INT, 0);
       }
     }
     const middle = k => Math.hypot(blocks.left + (k % blocks.columns + 0.5) * blocks.side - x, blocks.top + (Math.floor(k / blocks.columns) + 0.5) * blocks.side - y);
     missing.sort((a, b) => middle(a) - middle(b)).forEach(block => this.request(this.outlines, block, {kind: "outlines", block}, 3, answer => this.mesh(answer)));
     this.forget(this.outlines, KEPT_CORNERS, i => i.rows?.length ?? 0);
     return !missing.length;
+  }
+
+  // Small disks, painted here: for so many, this is faster than the points of a graphics card, and far faster without one.
+  drawDisks(ranges, opacity, dpr) {
+    const {gl, glass: {width: w, height: t}, blocks: {order}, inOrder, colours, camera: {x, y, scale}, programs: {tile}} = this, zoom = scale * dpr, least = Math.max(1, Math.round(1.6 * dpr));
+    if (this.canvas?.length !== w * t) this.canvas = new Uint32Array(w * t);
+    const {canvas} = this;
+    canvas.fill(0);
+    for (const [from, to] of ranges) for (let k = from; k < to; k++) {
+      const d = Math.max(least, Math.round(inOrder[3 * k + 2] * zoom)), left = Math.round((inOrder[3 * k] - x) * zoom + (w - d) / 2), top = Math.round((inOrder[3 * k + 1] - y) * zoom + (t - d) / 2);
+      if (left <= -d || top <= -d || left >= w || top >= t) continue;
+      const colour = colours[order[k]], low = Math.max(0, -top), end = Math.min(d, t - top);
+      for (let j = low; j < end; j++) {
+        let a = left, b = left + d;
+        if (d > 3) { const half = Math.sqrt(j * (d - 1 - j) + d / 2); a = Math.round(left + d / 2 - half); b = Math.round(left + d / 2 + half); }
+        for (let i = (top + j) * w + Math.max(0, a), last = (top + j) * w + Math.min(w, b); i < last; i++) canvas[i] = colour;
+      }
+    }
+    gl.useProgram(tile.made); gl.bindVertexArray(this.unit.array);
+    gl.activeTexture(gl.TEXTURE0); gl.bindTexture(gl.TEXTURE_2D, this.layer);
+    const bytes = new Uint8Array(canvas.buffer);
+    if (this.layerSize === `${w}/${t}`) gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, w, t, gl.RGBA, gl.UNSIGNED_BYTE, bytes);
+    else gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA8, w, t, 0, gl.RGBA, gl.UNSIGNED_BYTE, bytes);
+    this.layerSize = `${w}/${t}`;
+    gl.uniform1i(tile.at.picture, 0); gl.uniform1f(tile.at.dim, 0); gl.uniform1f(tile.at.opacity, opacity);
+    gl.uniform4f(tile.at.place, -1, 1, 2, -2);
+    gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
   }
 
   mesh([{left, top, unit}, buffers]) {  // of the outlines of a block
@@ -472,77 +488,86 @@ class Viewer {
         rims.push(at + k, at + (k + 1) % sizes[i]);
       }
     }
-    const mesh = vertices(gl, this.programs.outline, [packed], [[["corner", 2, gl.UNSIGNED_SHORT, 8, 0], ["row", 1, gl.UNSIGNED_INT, 8, 4, true]]], Uint32Array.from(index.concat(rims)));
+    const mesh = vertices(gl, this.programs.outline, [packed], [[["corner", 2, gl.UNSIGNED_SHORT, 8, 0], ["row", 1, gl.UNSIGNED_INT, 8, 4, {whole: true}]]], Uint32Array.from(index.concat(rims)));
     return {mesh, left, top, unit, rows, sizes, first, p, triangles: index.length, lines: rims.length};
   }
 
-  drawSpots(dpr) {
-    const mode = this.state.get("spots"), {gl, programs: {spot: {made, at}}} = this;
-    if (mode === "off" || !this.rings) return;
-    const filled = mode === "measured" && this.measured, radius = this.meta.spots.diameter / 2;
+  drawSpots() {
+    const {gl, programs: {spot: {made, at}}} = this, radius = (this.meta.spots?.diameter ?? 0) / 2;
+    if (this.state.get("spots") === "off" || !this.rings) return;
     gl.useProgram(made);
-    gl.activeTexture(gl.TEXTURE0); gl.bindTexture(gl.TEXTURE_2D, this.spotTable); gl.uniform1i(at.table, 0);
     gl.uniform2f(at.centre, this.camera.x, this.camera.y); gl.uniform2f(at.stretch, ...this.stretch);
-    gl.uniform2f(at.limits, ...(filled ? [this.measured.low, this.measured.high] : [0, 1]));
-    gl.uniform1f(at.radius, radius); gl.uniform1f(at.filled, filled ? 1 : 0); gl.uniform1f(at.opacity, 0.85);
-    gl.uniform1f(at.rim, clamp(1.5 / (radius * this.camera.scale), 0, 0.5));
+    gl.uniform1f(at.radius, radius); gl.uniform1f(at.rim, clamp(1.5 / (radius * this.camera.scale), 0, 0.5));
     gl.bindVertexArray(this.rings.array);
     gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, this.meta.spots.n);
   }
 
   // ---- a frame
 
-  draw() { if (!this.frame && this.camera && !this.gone) this.frame = requestAnimationFrame(now => this.paint(now)); }
+  draw() { this.stale = true; this.mark(); }
+  mark() { if (!this.frame && this.camera && !this.gone) this.frame = requestAnimationFrame(now => this.paint(now)); }
 
-  paint(now = performance.now()) {
+  paint(now = performance.now(), still = false) {
     this.frame = 0;
-    const dpr = window.devicePixelRatio || 1, {gl, width, height} = this, wide = Math.max(1, Math.round(width * dpr)), high = Math.max(1, Math.round(height * dpr));
-    if (gl.isContextLost() || !width) return;
+    const dpr = window.devicePixelRatio || 1;
+    if (this.gl.isContextLost() || !this.width) return;
     const moving = this.step(now);
+    if (this.stale || moving) this.paintTissue(now, still ? dpr : dpr / this.grain(now, moving, dpr));
+    this.drawMarks(dpr);
+    this.arrived = this.whole && !moving && !this.coarse;
+    if (moving) this.draw();
+    else if (this.coarse) { clearTimeout(this.resting); this.resting = setTimeout(() => this.draw(), REST_MS); }
+  }
+
+  // How many times coarser to draw: 1 at rest, and while moving as much as it takes for frames to follow each other fast enough.
+  grain(now, moving, dpr) {
+    const busy = moving || performance.now() - this.moved < REST_MS, took = now - this.painted;
+    if (busy && this.busy && took < 1000) this.pace = this.pace ? 0.6 * this.pace + 0.4 * took : took;
+    if (busy && !this.busy && now - (this.slowed ?? 0) > 10000) { this.grains = 1; this.pace = 0; }  // perhaps it was slow for another reason
+    if (this.pace > SLOW_MS && this.grains < 2 * dpr) { this.grains++; this.pace = 0; this.slowed = now; }
+    this.busy = busy; this.painted = now; this.coarse = busy && this.grains > 1;
+    return this.coarse ? this.grains : 1;
+  }
+
+  paintTissue(now, dpr) {
+    const {gl, width, height} = this, wide = Math.max(1, Math.round(width * dpr)), high = Math.max(1, Math.round(height * dpr));
+    this.stale = false;
     this.ticks = (this.ticks ?? 0) + 1;
-    for (const canvas of [this.glass, this.marks]) if (canvas.width !== wide || canvas.height !== high) Object.assign(canvas, {width: wide, height: high});
+    if (this.glass.width !== wide || this.glass.height !== high) Object.assign(this.glass, {width: wide, height: high});
     gl.viewport(0, 0, wide, high);
     gl.clearColor(1, 1, 1, 1); gl.clear(gl.COLOR_BUFFER_BIT);
     this.stretch = [2 * this.camera.scale / width, -2 * this.camera.scale / height];
-    this.tabulate();
     const region = this.region(), tissue = this.drawTiles(region, dpr);
-    this.drawSpots(dpr);
-    const nuclei = this.drawNuclei(region, dpr);
-    this.drawMarks(dpr);
-    this.arrived = tissue && nuclei && !moving;
-    if (moving) this.draw();
+    this.drawSpots();
+    this.whole = this.drawNuclei(region, dpr) && tissue;
   }
 
-  tabulate() {  // colours on the graphics card: of the colour map or of the classes
-    const {gl} = this, key = `${this.state.get("cmap")}/${this.shown?.name}/${!!this.shown?.names}`;
-    if (key === this.tableShown) return;
-    this.tableShown = key;
-    const map = this.tables[this.state.get("cmap")];
-    for (const [made, rgb] of [[this.table, this.shown?.names ? this.shown.colours : map], [this.spotTable, map]]) {
-      const row = new Uint8Array(768);
-      row.set(rgb.subarray(0, 768));
-      gl.bindTexture(gl.TEXTURE_2D, made);
-      gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGB8, 256, 1, 0, gl.RGB, gl.UNSIGNED_BYTE, row);
-    }
-  }
-
-  drawMarks(dpr) {
-    const c = this.marks.getContext("2d");
-    c.setTransform(dpr, 0, 0, dpr, 0, 0);
-    c.clearRect(0, 0, this.width, this.height);
-    this.drawHover(c);
-    if (this.lasso?.length > 2) {
+  drawMarks(dpr) {  // what lies above the tissue; each has a canvas no larger than it is, as the browser blends all of it at every frame
+    const lasso = this.lasso?.length > 4, marked = lasso || this.hover >= 0 || this.hoverSpot >= 0;
+    this.marks.hidden = !marked;
+    if (marked) sketch(this.marks, this.width, this.height, dpr, null, c => {
+      this.drawHover(c);
+      if (!lasso) return;
       c.beginPath();
       for (let i = 0; i < this.lasso.length; i += 2) c.lineTo(...this.toScreen(this.lasso[i], this.lasso[i + 1]));
       c.closePath();
       for (const [style, dash] of [["#fff", []], ["#000", [5, 4]]]) { c.strokeStyle = style; c.lineWidth = 1.5; c.setLineDash(dash); c.stroke(); }
-      c.setLineDash([]);
-    }
-    this.drawScale(c);
-    let bottom = this.height - 10;
-    if (this.shown?.names) bottom = this.drawLegend(c, bottom);
-    else if (this.shown) bottom = this.drawBar(c, bottom, this.shown, this.limits());
-    if (this.state.get("spots") === "measured" && this.measured) this.drawBar(c, bottom - 8, this.measured, [this.measured.low, this.measured.high]);
+    });
+    const wanted = 0.2 * this.width / this.camera.scale * this.um, power = 10 ** Math.floor(Math.log10(wanted));
+    const length = [1, 2, 5, 10].map(k => k * power).reduce((a, b) => Math.abs(Math.log(b / wanted)) < Math.abs(Math.log(a / wanted)) ? b : a);
+    const px = length / this.um * this.camera.scale, text = length >= 1000 ? `${length / 1000} mm` : `${Number(length.toPrecision(2))} µm`;
+    sketch(this.scaleMark, px + 16, 28, dpr, `${px}/${text}`, c => {
+      paper(c, 0, 0, px + 16, 28);
+      c.fillStyle = "#000"; c.textAlign = "center"; c.fillText(text, 8 + px / 2, 18); c.fillRect(8, 23, px, 2.5);
+    });
+    const {shown, measured, state} = this, boxes = [], most = [this.width - 20, this.height - 60], map = this.tables[state.get("cmap")];
+    if (state.get("spots") === "measured" && measured) boxes.push(colourBar(measured, [measured.low, measured.high], map, most[0]));
+    if (shown) boxes.push(shown.names ? legend(shown, ...most) : colourBar(shown, this.limits(), map, most[0]));
+    const wide = Math.max(1, ...boxes.map(b => b.wide)), high = boxes.reduce((sum, b) => sum + b.high + 8, 0);
+    sketch(this.bars, wide, Math.max(1, high - 8), dpr, JSON.stringify([state.get("cmap"), this.limits(), most, measured, shown?.name, state.get("spots")]), c => {
+      let y = 0;
+      for (const box of boxes) { c.save(); c.translate(wide - box.wide, y); box.draw(c); c.restore(); y += box.high + 8; }
+    });
   }
 
   drawHover(c) {
@@ -559,47 +584,6 @@ class Viewer {
     for (const [style, width] of [["#fff", 4], ["#000", 2]]) { c.strokeStyle = style; c.lineWidth = width; c.stroke(); }
   }
 
-  drawScale(c) {
-    const wanted = 0.2 * this.width / this.camera.scale * this.um, power = 10 ** Math.floor(Math.log10(wanted));
-    const length = [1, 2, 5, 10].map(k => k * power).reduce((a, b) => Math.abs(Math.log(b / wanted)) < Math.abs(Math.log(a / wanted)) ? b : a);
-    const px = length / this.um * this.camera.scale, text = length >= 1000 ? `${length / 1000} mm` : `${Number(length.toPrecision(2))} µm`;
-    paper(c, 10, this.height - 38, px + 16, 28);
-    c.fillStyle = "#000"; c.textAlign = "center"; c.fillText(text, 18 + px / 2, this.height - 20);
-    c.fillRect(18, this.height - 15, px, 2.5);
-  }
-
-  drawBar(c, bottom, {label, min, max}, [low, high]) {
-    c.font = FONT;
-    const wide = clamp(c.measureText(label).width + 20, 200, this.width - 20), x = this.width - 10 - wide, y = bottom - 52, inner = wide - 44;
-    paper(c, x, y, wide, 52);
-    c.fillStyle = "#000"; c.textAlign = "center"; c.fillText(label, x + wide / 2, y + 14, wide - 8);
-    const map = this.tables[this.state.get("cmap")], shade = i => `rgb(${map[3 * i]},${map[3 * i + 1]},${map[3 * i + 2]})`, run = c.createLinearGradient(x + 22, 0, x + 22 + inner, 0);
-    for (let i = 0; i < 256; i += 5) run.addColorStop(i / 255, shade(i));
-    c.fillStyle = run; c.fillRect(x + 22, y + 20, inner, 12);
-    const end = (cut, from, to, i) => { if (cut) { c.fillStyle = shade(i); c.beginPath(); c.moveTo(from, y + 20); c.lineTo(to, y + 26); c.lineTo(from, y + 32); c.fill(); } };
-    end(min < low, x + 22, x + 15, 0); end(max > high, x + 22 + inner, x + 29 + inner, 255);  // values beyond, as in the figures
-    c.fillStyle = "#000";
-    for (const v of ticks(low, high)) {
-      const at = x + 22 + (v - low) / (high - low) * inner;
-      c.fillRect(at - 0.5, y + 32, 1, 3); c.fillText(digits(v), at, y + 46);
-    }
-    return y;
-  }
-
-  drawLegend(c, bottom) {
-    const {label, names, colours} = this.shown, most = Math.max(1, Math.floor((this.height - 90) / 17)), rows = names.slice(0, names.length > most ? most - 1 : most);
-    c.font = FONT;
-    const lines = [label, ...rows, ...(rows.length < names.length ? [`and ${names.length - rows.length} more`] : [])];
-    const wide = clamp(Math.max(...lines.map(t => c.measureText(t).width)) + 36, 90, this.width - 20), high = 17 * lines.length + 10, x = this.width - 10 - wide, y = bottom - high;
-    paper(c, x, y, wide, high);
-    c.textAlign = "left";
-    lines.forEach((text, i) => {
-      if (i && i <= rows.length) { c.fillStyle = `rgb(${colours.subarray(3 * i - 3, 3 * i).join()})`; c.fillRect(x + 8, y + 17 * i + 7, 12, 12); }
-      c.fillStyle = "#000"; c.fillText(text, x + (i ? 26 : 8), y + 17 * i + 17, wide - 30);
-    });
-    return y;
-  }
-
   // ---- values and colours
 
   async colour(name) {
@@ -610,7 +594,6 @@ class Viewer {
       if (turn !== this.turn || this.gone) return;
       this.values = numbers(content, buffers[0]);
       this.shown = {...content, name, colours: content.names ? buffers[1] : null};
-      this.uploadValues();
       this.search.value = name;
       this.say(content.note ?? "");
       this.measured = null;
@@ -641,7 +624,7 @@ class Viewer {
       if (this.gone || name !== this.shown.name) return;
       this.measured = measured && measured[0];
       if (measured) this.spots.values = numbers(measured[0], measured[1][0]);
-      this.uploadSpots();
+      this.changed();
       if (!measured && this.state.get("spots") === "measured") this.say(this.unmeasured = `${name} was not measured in the spots: outlines only`);
     } catch (error) { this.fail(error); }
     this.draw();
@@ -657,7 +640,7 @@ class Viewer {
   }
 
   pick(px, py) {
-    if (!this.points || this.state.get("alpha") <= 0) return -1;
+    if (!this.blocks || this.state.get("alpha") <= 0) return -1;
     const [x, y] = this.toSlide(px, py), near = 3 / this.camera.scale;
     let best = -1, least = Infinity;
     for (const row of this.blocks.around([x - near, y - near, x + near, y + near])) {
@@ -681,7 +664,7 @@ class Viewer {
     const row = this.pick(px, py), spot = row < 0 ? this.pickSpot(px, py) : -1;
     if (row !== this.hover || spot !== this.hoverSpot) {
       this.hover = row; this.hoverSpot = spot;
-      this.draw();
+      this.mark();
       clearTimeout(this.asking);
       if (row < 0 && spot < 0) { this.card.hidden = true; return; }
       if (row >= 0) {
@@ -710,7 +693,7 @@ class Viewer {
     this.card.style.top = `${clamp(y + 14 + t > this.height ? y - 10 - t : y + 14, 0, Math.max(0, this.height - t))}px`;
   }
 
-  leave() { clearTimeout(this.asking); if (this.hover >= 0 || this.hoverSpot >= 0) { this.hover = this.hoverSpot = -1; this.draw(); } this.card.hidden = true; }
+  leave() { clearTimeout(this.asking); if (this.hover >= 0 || this.hoverSpot >= 0) { this.hover = this.hoverSpot = -1; this.mark(); } this.card.hidden = true; }
 
   circled(lasso) {  // rows of the nuclei whose centres lie in it
     const xs = lasso.filter((_, i) => i % 2 === 0), ys = lasso.filter((_, i) => i % 2), box = [xs, ys].map(v => [Math.min(...v), Math.max(...v)]), rows = [];
@@ -729,7 +712,6 @@ class Viewer {
     this.chosen = all.length;
     this.picked = Uint32Array.from(all);
     if (!this.chosen) this.lasso = null;
-    if (!this.gl.isContextLost()) this.uploadFlags();
     if (tell) this.source.select(this.picked);
     this.changed();
   }
@@ -745,31 +727,31 @@ class Viewer {
 
   listen() {
     this.stop = new AbortController();
-    const {marks} = this, on = (target, kinds, act, more = {}) => kinds.split(" ").forEach(kind => target.addEventListener(kind, act, {signal: this.stop.signal, ...more}));
-    const place = event => { const box = marks.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
+    const {stage} = this, on = (target, kinds, act, more = {}) => kinds.split(" ").forEach(kind => target.addEventListener(kind, act, {signal: this.stop.signal, ...more}));
+    const place = event => { const box = stage.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
     const fingers = new Map();
     let last = null;
-    on(marks, "wheel", event => {
+    on(stage, "wheel", event => {
       event.preventDefault();
       const lines = event.deltaMode === 1 ? 30 : event.deltaMode === 2 ? 300 : 1;
       this.zoom(2 ** (-clamp(event.deltaY * lines, -300, 300) / (event.ctrlKey ? 60 : 240)), place(event));
     }, {passive: false});
-    on(marks, "pointerdown", event => {
+    on(stage, "pointerdown", event => {
       if (event.button) return;
-      marks.focus({preventScroll: true});
-      try { marks.setPointerCapture(event.pointerId); } catch { /* a pointer that is gone already */ }
+      stage.focus({preventScroll: true});
+      try { stage.setPointerCapture(event.pointerId); } catch { /* a pointer that is gone already */ }
       fingers.set(event.pointerId, place(event));
       last = place(event);
       if (fingers.size === 1 && (this.mode === "lasso" || event.shiftKey)) { this.lasso = this.toSlide(...last); this.drawing = {add: this.mode === "lasso" && event.shiftKey}; this.leave(); }
       else this.drawing = null;
     });
-    on(marks, "pointermove", event => {
+    on(stage, "pointermove", event => {
       const now = place(event);
       if (!fingers.has(event.pointerId)) { if (this.shown) this.point(...now); return; }
       this.leave();
       if (this.drawing) {
         const [x, y] = this.toSlide(...now), n = this.lasso.length;
-        if (Math.hypot(x - this.lasso[n - 2], y - this.lasso[n - 1]) * this.camera.scale >= 2) { this.lasso.push(x, y); this.draw(); }
+        if (Math.hypot(x - this.lasso[n - 2], y - this.lasso[n - 1]) * this.camera.scale >= 2) { this.lasso.push(x, y); this.mark(); }
         return;
       }
       const before = [...fingers.values()];
@@ -780,16 +762,16 @@ class Viewer {
       const spread = list => Math.hypot(list[0][0] - list[1][0], list[0][1] - list[1][1]);
       if (after.length === 2) this.zoom(spread(after) / Math.max(1, spread(before)), b, false);
     });
-    on(marks, "pointerup pointercancel", event => {
+    on(stage, "pointerup pointercancel", event => {
       fingers.delete(event.pointerId);
       if (!this.drawing) return;
       const {add} = this.drawing;
       this.drawing = null;
       if (event.type === "pointerup") this.release(add);
     });
-    on(marks, "pointerleave", () => this.leave());
-    on(marks, "dblclick", event => this.zoom(event.altKey ? 0.5 : 2, place(event)));
-    on(marks, "keydown", event => {
+    on(stage, "pointerleave", () => this.leave());
+    on(stage, "dblclick", event => this.zoom(event.altKey ? 0.5 : 2, place(event)));
+    on(stage, "keydown", event => {
       const {x, y, scale} = this.goal, pan = 80 / scale;
       const acts = {
         ArrowLeft: () => this.move({x: x - pan, y, scale}, true), ArrowRight: () => this.move({x: x + pan, y, scale}, true),
@@ -896,11 +878,12 @@ class Viewer {
   }
 
   changed() {  // of the state: show it in the controls and on the tissue
+    this.recolour();
     this.follow?.forEach(act => act());
     this.limitBox.hidden = !!this.shown?.names;
     this.mapBox.hidden = this.limitBox.hidden && !this.measured;
     this.lassoButton.classList.toggle("stand-on", this.mode === "lasso");
-    this.marks.style.cursor = this.mode === "lasso" ? "crosshair" : "grab";
+    this.stage.style.cursor = this.mode === "lasso" ? "crosshair" : "grab";
     this.clearButton.disabled = this.csvButton.disabled = !this.chosen;
     this.draw();
   }
@@ -916,16 +899,69 @@ class Viewer {
 
   png() {
     this.leave();
-    this.paint();
-    const both = h("canvas", {width: this.glass.width, height: this.glass.height}), c = both.getContext("2d");
-    c.drawImage(this.glass, 0, 0); c.drawImage(this.marks, 0, 0);
+    this.stale = true; this.paint(performance.now(), true);
+    const both = h("canvas", {width: this.glass.width, height: this.glass.height}), c = both.getContext("2d"), dpr = window.devicePixelRatio || 1;
+    for (const part of [this.glass, this.marks, this.scaleMark, this.bars]) if (!part.hidden) c.drawImage(part, Math.round(part.offsetLeft * dpr), Math.round(part.offsetTop * dpr));
     both.toBlob(blob => this.save(blob, `${this.meta.name}_${this.shown?.name ?? "tissue"}.png`), "image/png");
   }
 
   async csv() { this.save(new Blob([await this.source.csv(this.picked, this)], {type: "text/csv"}), `${this.meta.name}_selection.csv`); }
 }
 
+// Draw a mark on a canvas of its own, unless it shows the same already.
+function sketch(canvas, width, height, dpr, key, draw) {
+  key = key && `${key}/${dpr}`;
+  if (key && canvas.shows === key) return;
+  canvas.shows = key;
+  const wide = Math.ceil(width * dpr), high = Math.ceil(height * dpr), c = canvas.getContext("2d");
+  if (canvas.width !== wide || canvas.height !== high) Object.assign(canvas, {width: wide, height: high});
+  Object.assign(canvas.style, {width: `${wide / dpr}px`, height: `${high / dpr}px`});
+  c.setTransform(dpr, 0, 0, dpr, 0, 0);
+  c.clearRect(0, 0, width + 1, height + 1);
+  draw(c);
+}
+
 function paper(c, x, y, width, height) { c.font = FONT; c.fillStyle = "rgba(255,255,255,0.8)"; c.beginPath(); c.roundRect(x, y, width, height, 4); c.fill(); }
+const measure = document.createElement("canvas").getContext("2d");
+const breadth = text => { measure.font = FONT; return measure.measureText(text).width; };
+
+function colourBar({label, min, max}, [low, high], map, most) {
+  const wide = clamp(breadth(label) + 20, 200, most), inner = wide - 44, shade = i => `rgb(${map[3 * i]},${map[3 * i + 1]},${map[3 * i + 2]})`;
+  return {wide, high: 52, draw(c) {
+    paper(c, 0, 0, wide, 52);
+    c.fillStyle = "#000"; c.textAlign = "center"; c.fillText(label, wide / 2, 14, wide - 8);
+    const run = c.createLinearGradient(22, 0, 22 + inner, 0);
+    for (let i = 0; i < 256; i += 5) run.addColorStop(i / 255, shade(i));
+    c.fillStyle = run; c.fillRect(22, 20, inner, 12);
+    const end = (cut, from, to, i) => { if (cut) { c.fillStyle = shade(i); c.beginPath(); c.moveTo(from, 20); c.lineTo(to, 26); c.lineTo(from, 32); c.fill(); } };
+    end(min < low, 22, 15, 0); end(max > high, 22 + inner, 29 + inner, 255);  // values beyond, as in the figures
+    c.fillStyle = "#000";
+    for (const v of ticks(low, high)) {
+      const at = 22 + (v - low) / (high - low) * inner;
+      c.fillRect(at - 0.5, 32, 1, 3); c.fillText(digits(v), at, 46);
+    }
+  }};
+}
+
+function legend({label, names, colours}, most, tallest) {
+  const lines = Math.max(1, Math.floor(tallest / 17) - 2), rows = names.slice(0, names.length > lines ? lines - 1 : lines);
+  const texts = [label, ...rows, ...(rows.length < names.length ? [`and ${names.length - rows.length} more`] : [])];
+  const wide = clamp(Math.max(...texts.map(breadth)) + 36, 90, most), high = 17 * texts.length + 10;
+  return {wide, high, draw(c) {
+    paper(c, 0, 0, wide, high);
+    c.textAlign = "left";
+    texts.forEach((text, i) => {
+      if (i && i <= rows.length) { c.fillStyle = `rgb(${colours.subarray(3 * i - 3, 3 * i).join()})`; c.fillRect(8, 17 * i + 7, 12, 12); }
+      c.fillStyle = "#000"; c.fillText(text, i ? 26 : 8, 17 * i + 17, wide - 30);
+    });
+  }};
+}
+
+function packed(rgb, alpha) {  // colours (n, 3) as premultiplied RGBA in one number each
+  const bytes = new Uint8Array(rgb.length / 3 * 4);
+  for (let i = 0; i < rgb.length / 3; i++) { for (let j = 0; j < 3; j++) bytes[4 * i + j] = Math.round(rgb[3 * i + j] * alpha); bytes[4 * i + 3] = Math.round(255 * alpha); }
+  return new Uint32Array(bytes.buffer);
+}
 
 function ticks(low, high) {  // round values, up to five
   const rough = (high - low) / 4, power = 10 ** Math.floor(Math.log10(rough)), step = [1, 2, 2.5, 5, 10].map(k => k * power).find(k => k >= rough * 0.999), found = [];
