@@ -24,9 +24,9 @@ from anndata import AnnData
 
 from .core import Section, StandError, written_whole
 from .export import named_path
-from .layers import SIDE, Layers, answer, gene_interval, known_names, make_layers, nucleus_facts, nucleus_values, tile_levels
-from .plot import CMAP
-from .viewer import Viewer, check_view, first_name
+from .layers import Layers, answer, gene_interval, make_layers, nucleus_facts, nucleus_values
+from .tiles import SIDE, tile_levels
+from .viewer import Viewer
 
 # %% ../nbs/13a_page.ipynb #pack-def
 def pack(
@@ -110,8 +110,7 @@ def export_html(
 ) -> Path:  # the file written
     "Write the viewer as one HTML file that needs nothing else."
     path, layers = named_path(path, ".html", ".htm"), make_layers(cells, section, outlines, background)
-    known_genes, known_columns = known_names(cells)
-    genes, columns = _wanted(genes, known_genes, cells), list(known_columns if columns is None else columns)
+    genes, columns = _wanted(genes, layers), list(layers.names[1] if columns is None else columns)
     settings = _settings(layers, (genes + columns)[:1], look)
     meta, tables = answer(layers, "meta")
     answers = dict(state=(settings, []), meta=(meta | dict(genes=genes, columns=columns), tables), nuclei=answer(layers, "nuclei"), facts=_facts(layers))
@@ -124,9 +123,11 @@ def export_html(
     return path
 
 
-def _wanted(genes: Sequence[str] | None, known: list[str], cells: AnnData) -> list[str]:
+def _wanted(genes: Sequence[str] | None, layers: Layers) -> list[str]:
     "List the genes for the page; unknown ones are found out when their values are asked for."
-    if genes is None: return list(cells.var_names[np.argsort(-np.asarray(cells.X.mean(0)).ravel(), kind="stable")[:20]]) if cells.n_vars else known[:20]
+    cells = layers.cells
+    if genes is None and not cells.n_vars: return layers.names[0][:20]
+    if genes is None: return list(cells.var_names[np.argsort(-np.asarray(cells.X.mean(0)).ravel(), kind="stable")[:20]])
     return list(dict.fromkeys([genes] if isinstance(genes, str) else map(str, genes)))
 
 

@@ -11,12 +11,13 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from anywidget import AnyWidget
 from traitlets import Float, Int, List, Unicode, validate
 
 from .core import Section, StandError, unknown_name
-from .layers import CMAPS, Layers, answer, known_names, make_layers
+from .layers import CMAPS, Layers, answer, make_layers
 from .plot import CMAP
 
 # %% ../nbs/13_viewer.ipynb #checks
@@ -116,7 +117,7 @@ def _checked(layers: Layers, name: str, value: Any) -> Any:
     "Check a setting of a viewer."
     if name == "limits": return check_limits(value)
     if name == "view_um": return check_view(value, layers)
-    known = dict(cmap=CMAPS, spots=SPOTS if layers.spots is not None else ["off"]).get(name) or sum(known_names(layers.cells), [])
+    known = dict(cmap=CMAPS, spots=SPOTS if layers.spots is not None else ["off"]).get(name) or sum(layers.names, [])
     if value in known: return value
     if name == "spots" and value in SPOTS: raise StandError(f"spots: section {layers.section.name!r} has no spots with a diameter to show")
     raise unknown_name("gene or column" if name == "gene" else name, value, known)
@@ -154,14 +155,14 @@ def view(
 ) -> Viewer:  # the last line of a cell shows it; `selection` are the nuclei drawn around
     "Look at a section in the notebook."
     layers = make_layers(cells, section, outlines, background)
-    gene = first_name(cells) if gene is None else gene
+    gene = first_name(layers) if gene is None else gene
     return Viewer(layers, gene=gene, view_um=list(check_view(view_um, layers)), limits=check_limits(limits), vmin=vmin, vmax=vmax, cmap=cmap,
                   dim=dim, alpha=alpha, spots=spots, height=height)
 
 
 def first_name(
-    cells: AnnData,
+    layers: Layers,
 ) -> str:
     "Choose what to show if nobody said: the gene that the image predicts best, else the first one, else a column."
-    if "predictability" in cells.var and cells.var["predictability"].notna().any(): return str(cells.var["predictability"].idxmax())
-    return sum(known_names(cells), [])[0]
+    predicted = layers.cells.var.get("predictability", pd.Series(dtype=float))
+    return str(predicted.idxmax()) if predicted.notna().any() else sum(layers.names, [])[0]

@@ -813,14 +813,16 @@ class Viewer {
         range.value = both[end];
         state.set("limits", both); state.set(key, null); this.changed();
       };
+      box.oninput = () => { box.typing = true; };
       box.onchange = () => {
+        box.typing = false;
         const v = box.value === "" ? null : Number(box.value);
         state.set(key, Number.isFinite(v) ? v : null); this.changed();
       };
       (this.follow ??= []).push(() => {
         range.value = state.get("limits")[end];
         range.title = `${state.get("limits")[end]}th percentile`;
-        if (document.activeElement !== box) box.value = this.shown?.quantiles ? Number(this.limits()[end].toPrecision(3)) : "";
+        if (!box.typing) box.value = this.shown?.quantiles ? Number(this.limits()[end].toPrecision(3)) : "";
         box.classList.toggle("stand-fixed", state.get(key) !== null && state.get(key) !== undefined);
       });
       return h("div", {className: "stand-limit"}, h("span", {}, ["from", "to"][end]), range, box);
