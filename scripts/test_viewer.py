@@ -569,7 +569,7 @@ def draw_figure(browser, work: Path) -> None:
     row = middle_rows(shown, cells, 1)[0]
     card(shown, cells, section, row)
     picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
-    picture.quantize(160, dither=Image.Dither.NONE).save(ROOT / "figures" / "viewer.png", optimize=True)
+    picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(ROOT / "figures" / "viewer.png", optimize=True)
     page.close()
     print(f"wrote figures/viewer.png, {(ROOT / 'figures' / 'viewer.png').stat().st_size / 1e3:.0f} kB")
 

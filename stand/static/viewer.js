@@ -176,7 +176,7 @@ export function matches(text, names, n = 12) {  // those that begin with the tex
 
 class Viewer {
   constructor(el, source, state) {
-    Object.assign(this, {el, source, state, tiles: new Map(), outlines: new Map(), asked: 0, corners: 0, frame: 0, clock: 0, gone: false, lasso: null, mode: "pan", grains: 1, pace: 0, moved: 0, painted: 0, hover: -1, hoverSpot: -1});
+    Object.assign(this, {el, source, state, tiles: new Map(), outlines: new Map(), asked: 0, frame: 0, clock: 0, gone: false, lasso: null, mode: "pan", grains: 1, pace: 0, moved: 0, painted: 0, hover: -1, hoverSpot: -1});
     this.glass = h("canvas", {className: "stand-glass"});
     this.marks = h("canvas", {className: "stand-marks", hidden: true});
     this.scaleMark = h("canvas", {className: "stand-scale"});
@@ -212,11 +212,11 @@ class Viewer {
     const nuclei = this.source.ask({kind: "nuclei"}).then(([, [xy, diameter]]) => {
       this.xy = floats(xy); this.diameter = floats(diameter);
       this.blocks = new Blocks(this.meta.blocks, this.xy);
-      this.inOrder = Float32Array.from({length: 3 * this.meta.n}, (_, i) => { const row = this.blocks.order[Math.floor(i / 3)]; return i % 3 === 2 ? this.diameter[row] : this.xy[2 * row + i % 3]; });
+      this.inOrder = new Float32Array(3 * this.meta.n);
+      this.blocks.order.forEach((row, k) => this.inOrder.set([this.xy[2 * row], this.xy[2 * row + 1], this.diameter[row]], 3 * k));
       this.recolour();
       this.draw();
     });
-    await Promise.all([nuclei, this.colour(this.state.get("gene"))]);
     const follow = (names, then) => names.split(" ").forEach(name => this.state.on(name, then));
     follow("gene", () => this.colour(this.state.get("gene")));
     follow("cmap limits vmin vmax alpha dim", () => this.changed());
@@ -224,8 +224,7 @@ class Viewer {
     follow("view_um", () => this.look(this.state.get("view_um")));
     this.source.onSelect?.(rows => this.choose(rows, false));
     this.source.onFit?.(() => this.fit());
-    this.changed();
-    this.loadSpots();
+    await Promise.all([nuclei, this.colour(this.state.get("gene"))]);
   }
 
   close() {
@@ -368,7 +367,7 @@ class Viewer {
     let total = 0;
     for (const item of kept.values()) total += weight(item);
     if (total <= most) return;
-    for (const [key, item] of [...kept].filter(([, i]) => !i.waiting && !i.keep).sort((a, b) => (a[1].used ?? 0) - (b[1].used ?? 0))) {
+    for (const [key, item] of [...kept].filter(([, i]) => !i.waiting).sort((a, b) => (a[1].used ?? 0) - (b[1].used ?? 0))) {
       if (total <= most || item.used === this.ticks) return;
       total -= weight(item);
       if (item.texture) this.gl.deleteTexture(item.texture);
@@ -410,7 +409,7 @@ class Viewer {
       const made = texture(gl, gl.LINEAR);
       gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGB, gl.RGB, gl.UNSIGNED_BYTE, picture);
       picture.close();
-      return {texture: made, keep: false};
+      return {texture: made};
     };
     for (const t of [...of(levels - 1), ...here.sort((a, b) => far(a) - far(b))]) {
       const [level, column, row] = t;
