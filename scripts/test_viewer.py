@@ -243,7 +243,31 @@ def middle_rows(shown: Shown, cells, n: int) -> np.ndarray:
     return np.argsort(np.hypot(*(cells.obsm["spatial"] - corner - np.array([box["width"], box["height"]]) / 2 / scale).T))[:n]
 
 
-# ---- checks; each returns what it saw
+# ---- checks; each yields what it saw
+
+def check_parts(context):
+    page = context.new_page()
+    script = (ROOT / "stand" / "static" / "viewer.js").read_text(encoding="utf-8")
+    page.add_script_tag(type="module", content=script + "\nglobalThis.parts = {triangulate, within, nearest, matches};")
+    rng = np.random.default_rng(0)
+    for n in (3, 4, 9, 30, 80):
+        turn, radius = np.sort(rng.uniform(0, 2 * np.pi, n)), rng.uniform(20, 100, n)  # stars, most of them far from convex
+        corners = np.stack([radius * np.cos(turn), radius * np.sin(turn)], -1).round(3)
+        if not (shape := shapely.Polygon(corners)).is_valid: continue
+        for ring in (corners, corners[::-1]):
+            index = np.array(page.evaluate("p => { const out = []; parts.triangulate(p, 0, p.length / 2, out); return out; }", ring.ravel().tolist())).reshape(-1, 3)
+            triangles = shapely.polygons(ring[index])
+            assert math.isclose(shapely.area(triangles).sum(), shape.area, rel_tol=1e-6) and shapely.union_all(triangles).symmetric_difference(shape).area < 1e-3 * shape.area
+        points = rng.uniform(-100, 100, (300, 2))
+        inside = page.evaluate("([q, p]) => q.map(([x, y]) => parts.within(x, y, p, 0, p.length / 2))", [points.tolist(), corners.ravel().tolist()])
+        assert (np.array(inside) == shapely.contains_xy(shape, points)).all()
+    yield "triangles cover polygons exactly, and points are found inside of them as shapely finds them"
+    names = ["ERBB2", "ERBB3", "CD4", "CD40", "ACTB", "TCD4"]
+    found = page.evaluate("names => [parts.nearest('erbb22', names, 1), parts.matches('cd4', names)]", names)
+    assert found == [["ERBB2"], ["CD4", "CD40", "TCD4"]], found
+    yield "names are found by their beginning, then by what they hold; a wrong one by the fewest letters changed"
+    page.close()
+
 
 def check_page(context, work: Path, keep: Path):
     cells, section = example()
@@ -350,6 +374,10 @@ def check_page(context, work: Path, keep: Path):
     assert shown.js("return v.limits()")[1] == 7.5
     shown.set(vmin=None, vmax=None, limits=[1, 99])
     yield "limits follow the slider, and a value that is typed"
+    shown.js("const lose = v.gl.getExtension('WEBGL_lose_context'); lose.loseContext(); setTimeout(() => lose.restoreContext(), 200);")
+    time.sleep(1)
+    shown.settle()
+    yield aligned(shown, cells, section, 1, "after the graphics card forgot everything", 0.85)
     page.set_viewport_size(dict(width=700, height=900))
     shown.settle()
     yield aligned(shown, cells, section, 1, "after the window was resized", 0.8)
@@ -621,6 +649,7 @@ def main(args) -> int:
         if args.figure: draw_figure(browser, work)
         else:
             context, dense = browser.new_context(viewport=dict(width=1280, height=800)), browser.new_context(viewport=dict(width=900, height=600), device_scale_factor=2)
+            if "page" in args.parts: run("parts", check_parts(context), count, context, keep)
             if "page" in args.parts: run("page", check_page(context, work, keep), count, context, keep)
             if "page" in args.parts: run("dense screen", check_dense_screen(dense, work, keep), count, dense, keep)
             if {"lab", "speed"} & set(args.parts):
