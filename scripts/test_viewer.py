@@ -213,7 +213,7 @@ def colour_at(shown: Shown, cells, section, values: np.ndarray, what: str) -> st
         if not (3 < x < picture.shape[1] - 3 and 3 < y < picture.shape[0] - 3): continue
         colour = np.array(matplotlib.colormaps["viridis"](np.clip((values[row] - low) / (high - low), 0, 1))[:3]) * 255
         near = [np.abs(picture[y, x] - (255 + share * (colour - 255))).max() for share in (0.65, 1)]  # filled, or seen from afar
-        assert min(near) < 9, f"{what}: nucleus {row} has the colour {picture[y, x]}, wanted {colour}"
+        assert min(near) < 9, f"{what}: nucleus {row} has the colour {picture[y, x]}, wanted {colour.round()}"
         seen += 1
         if seen == 25: break
     assert seen > 8, f"{what}: {seen} nuclei in sight"
@@ -291,6 +291,7 @@ def check_page(context, work: Path, keep: Path):
     shown.look(-0.9 * section.slide.width * section.mpp, -0.3 * section.slide.width * section.mpp, 2.6 * section.slide.width * section.mpp)
     shown.shot("page-far")
     yield aligned(shown, cells, section, 1, "from afar, as disks", 0.6)
+    yield colour_at(shown, cells, section, cells[:, "ERBB2"].X.ravel(), "ERBB2 from afar")
     page.get_by_text("Fit", exact=True).click()
     shown.settle()
     place = np.array([box["x"] + 0.4 * box["width"], box["y"] + 0.6 * box["height"]])
