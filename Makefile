@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stand-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env test slow tutorial export readme prepare figures clean
+.PHONY: help env test slow browser tutorial export readme prepare figures clean
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1|/' | awk -F'|' '{printf "%-18s%s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ test: env ## test every notebook in a process of its own
 
 slow: env ## test the notebooks that use real data (../shared/data or STAND_DATA) with these cells
 	@$(BIN)/python scripts/test_notebooks.py --flags slow --jobs $(SLOW_JOBS)
+
+browser: env ## test the viewer in a real browser (needs Chromium or Chrome; BROWSER="--keep DIR" keeps the screenshots)
+	@$(BIN)/python scripts/test_viewer.py $(BROWSER)
 
 tutorial: env ## run STAnD-tutorial.ipynb; the executed notebook and its pictures go to tutorial-output/
 	@$(BIN)/python scripts/run_notebooks.py STAnD-tutorial.ipynb --to $(TUTORIAL_OUT)

@@ -32,7 +32,7 @@ def execute(nb, folder: Path, flags: set[str]) -> None:
     "Execute a notebook in place from its own folder."
     tagged = [c for c in nb.cells if c.cell_type == "code" and skipped(c, flags)]
     for cell in tagged: cell.metadata["tags"] = ["skip-execution"]
-    settings = dict(timeout=None, kernel_name="python3", extra_arguments=["--log-level=40"])  # errors only
+    settings = dict(timeout=None, kernel_name="python3", store_widget_state=False, extra_arguments=["--log-level=40"])  # errors only
     try: NotebookClient(nb, resources={"metadata": {"path": str(folder)}}, **settings).execute()
     finally:
         for cell in tagged: del cell.metadata["tags"]

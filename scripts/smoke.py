@@ -39,7 +39,9 @@ with tempfile.TemporaryDirectory() as folder:
     learn.save_model(Path(folder) / "model")
     again = stand.deconvolve(stand.load_model(Path(folder) / "model"), section)
     cells.write_h5ad(Path(folder) / "cells.h5ad")
+    page = stand.export_html(cells, section, Path(folder) / "page.html", ["ERBB2"]).read_text()
 assert np.allclose(again.X, cells.X, rtol=1e-4, atol=1e-6), "a saved and loaded model predicts something else"
+assert "webgl2" in page and "webgl2" in stand.view(cells, section, "ERBB2")._esm, "the viewer's browser side is not in the package"
 picture = stand.plot_gene(cells, "ERBB2", section).figure
 picture.canvas.draw()
 print(f"{cells.n_obs} nuclei x {cells.n_vars} genes in {time.time() - started:.0f} s")
