@@ -15,7 +15,7 @@ from anndata import AnnData
 from fastai.learner import Learner
 from scipy.sparse import csr_matrix, diags_array
 
-from .adaptation import adapt_programs, modelled_counts
+from .adaptation import adapt_programs, modelled_counts, over_expected, refine_use, row_slices
 from .core import Section, need
 from .io import check_counts
 from .learner import trained_model
@@ -23,44 +23,11 @@ from .model import TrainedModel
 from .overlap import nucleus_spot, spot_overlaps
 from .prediction import decode_nuclei, genes_asked, nuclei_table, spots_without_nuclei, whitened
 
-# %% ../nbs/09_deconvolution.ipynb #over-expected
-def _slices(n: int, width: int, values: int = 1_000_000) -> Iterator[slice]:
-    "Cut n rows of some width into blocks of at most so many values (a million, 8 MB, stay in a processor's cache)."
-    step = max(1, values // width)
-    return (slice(start, min(start + step, n)) for start in range(0, n, step))
-
-
-def _over_expected(counts: csr_matrix, spots: np.ndarray, profiles: np.ndarray) -> csr_matrix:  # (n_spots, genes), as sparse as the counts
-    "Divide counts (n_spots, genes) by what is expected of spots, given by program (n_spots, k)."
-    ratio = counts.astype(np.float64)
-    for some in _slices(*counts.shape):
-        expected, here = spots[some] @ profiles.T, slice(*ratio.indptr[[some.start, some.stop]])
-        row = np.repeat(np.arange(len(expected)), np.diff(ratio.indptr[some.start : some.stop + 1]))
-        ratio.data[here] /= np.maximum(expected[row, ratio.indices[here]], 1e-12)
-    return ratio
-
-# %% ../nbs/09_deconvolution.ipynb #refine
-def _refine(programs: np.ndarray, overlaps: csr_matrix, counts: csr_matrix, profiles: np.ndarray, strength: float, steps: int) -> np.ndarray:
-    "Update nuclei's expected counts by program (n, k) from the spots' counts, keeping each nucleus' total."
-    inside = np.flatnonzero(overlaps.getnnz(1))
-    share, total = overlaps[inside], programs[inside].sum(1, keepdims=True)
-    prior = programs[inside] / total
-    use = prior.copy()
-    for _ in range(steps):
-        spots = share.T @ (use * total)  # (n_spots, k), without the spots' efficiency
-        efficiency = counts.sum(1).A1 / np.maximum(spots.sum(1), 1e-12)
-        evidence = _over_expected(counts, spots * efficiency[:, None], profiles) @ profiles  # (n_spots, k)
-        given = use * total * (share @ (efficiency[:, None] * evidence))  # counts shared out to nucleus and program
-        use = (given + strength * prior) / (given.sum(1, keepdims=True) + strength)
-    refined = programs.copy()
-    refined[inside] = use * total
-    return refined
-
 # %% ../nbs/09_deconvolution.ipynb #unexplained
 def _unexplained(counts: csr_matrix, spots: np.ndarray, profiles: np.ndarray, phi: np.ndarray) -> np.ndarray:  # (n_spots,), 0 to 1
     "Share of each spot's counts (n_spots, genes) that would have to be of other genes for it to look as expected (by program), beyond what chance does."
     share, rng, profile = np.empty(len(spots)), np.random.default_rng(0), lambda v: v / np.maximum(v.sum(1, keepdims=True), 1e-12)
-    for some in _slices(*counts.shape, 5_000_000):  # all the spots of a Visium slide and 1,000 leading genes
+    for some in row_slices(*counts.shape, 5_000_000):  # all the spots of a Visium slide and 1,000 leading genes
         mean = spots[some] @ profiles.T
         drawn = rng.poisson(rng.gamma(phi * np.maximum(mean, 1e-12)) / phi)
         surplus, usual = (np.maximum(profile(v) - profile(mean), 0).sum(1) for v in (counts[some].toarray(), drawn))
@@ -70,9 +37,9 @@ def _unexplained(counts: csr_matrix, spots: np.ndarray, profiles: np.ndarray, ph
 # %% ../nbs/09_deconvolution.ipynb #posterior
 def _posterior(programs: np.ndarray, overlaps: csr_matrix, counts: csr_matrix, efficiency: np.ndarray, profiles: np.ndarray, phi: np.ndarray) -> Iterator[tuple]:
     "Some nuclei at a time: which, their posterior mean rates (n, genes), and their parts of the counts; `phi` is infinite where counts say nothing."
-    over = _over_expected(counts, overlaps.T @ programs, profiles)  # without the spots' efficiency
+    over = over_expected(counts, overlaps.T @ programs, profiles)  # without the spots' efficiency
     update = diags_array(1 / np.maximum(efficiency, 1e-12)) @ over
-    for some in _slices(len(programs), len(profiles)):
+    for some in row_slices(len(programs), len(profiles)):
         share, rate = overlaps[some], programs[some].astype(np.float64) @ profiles.T
         covered = share.sum(1).A
         surplus = ((share @ update).toarray() - covered) / np.maximum(covered, 1)  # outside spots a rate stays; overlapping spots share the say
@@ -133,7 +100,7 @@ def deconvolve(
     for member in model.members:
         programs, size, latent = decode_nuclei(member, model, section, white)
         with torch.no_grad(): profiles, phi = member.decoder.programs().numpy().T, member.decoder.phi().numpy()
-        if np.isfinite(prior_counts): programs = _refine(programs, overlaps, counts[:, shared], profiles[shared], prior_counts, steps)
+        if np.isfinite(prior_counts): programs = refine_use(programs, overlaps, counts[:, shared], profiles[shared], prior_counts, steps)
         expected = overlaps.T @ programs  # (n_spots, n_programs + 1)
         efficiency = counts.sum(1).A1 / np.maximum(expected @ profiles[shared].sum(0), 1e-12)
         spread = np.where(np.isin(rows, shared), phi[rows], np.inf)
