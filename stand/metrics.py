@@ -9,7 +9,7 @@ __all__ = ['pearson', 'spearman', 'mean_score', 'relative_variance', 'SpotPredic
            'crps', 'sum_error']
 
 # %% ../nbs/10b_metrics.ipynb #metrics-imports
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -84,7 +84,7 @@ class SpotPredictions(NamedTuple):
 
     proportion: np.ndarray  # (n_spots, n_genes); rows need not sum to 1
     lognorm: np.ndarray  # (n_spots, n_genes) log(1 + counts per ten thousand)
-    nuclei: np.ndarray | None = None  # (n_nuclei, n_genes) like `lognorm`
+    nuclei: Callable[[], np.ndarray] | None = None  # gives (n_nuclei, n_genes) like `lognorm`: large, so made when asked for
 
 
 def normalised_counts(
@@ -97,7 +97,7 @@ def normalised_counts(
 
 def from_lognorm(
     lognorm: np.ndarray,  # (n_spots, n_genes)
-    nuclei: np.ndarray | None = None,  # (n_nuclei, n_genes)
+    nuclei: Callable[[], np.ndarray] | None = None,  # gives (n_nuclei, n_genes)
 ) -> SpotPredictions:
     "Complete a prediction of log-normalised counts: proportions are the same, exponentiated."
     return SpotPredictions(np.expm1(lognorm) / 1e4, lognorm, nuclei)
