@@ -22,7 +22,7 @@ _MODULE_OF = {
     "write_cells": "export", "to_table": "export", "to_geojson": "export", "to_spatialdata": "bundle",
     "plot_gene": "plot", "run": "cli",
 }
-_MODULES = {"core", "slide", "io", "datasets", "nuclei", "encoder", "likelihood", "decoder", "model", "learner", "deconvolution", "uncertainty", "programs", "simulate", "pseudospots", "canvas", "plot", "evaluate", "cli"}
+_MODULES = {"core", "slide", "io", "datasets", "nuclei", "encoder", "likelihood", "decoder", "model", "learner", "deconvolution", "uncertainty", "programs", "simulate", "pseudospots", "metrics", "splits", "baselines", "canvas", "plot", "evaluate", "cli"}
 
 __all__ = sorted({*_MODULE_OF, *_MODULES} - {"cli", "core"})
 

@@ -21,6 +21,7 @@ from .likelihood import moment_phi
 from .metrics import SpotPredictions, composition_nll, normalised_counts, nucleus_scores, spot_scores, type_means
 from .model import TrainedModel
 from .prediction import predict_nuclei, predict_spots
+from .splits import check_disjoint
 
 # %% ../nbs/11_evaluate.ipynb #compare
 def compare(
@@ -32,6 +33,7 @@ def compare(
 ) -> pd.DataFrame:  # one row a method; columns proportion, lognorm (more is better), nll (of all genes, less is better)
     "Score a model on an unseen section beside the baselines, on the same spots, genes, nuclei and features."
     if test.name in {s.name for s in training}: raise StandError(f"section {test.name!r} was trained on; a test section must be unseen")
+    check_disjoint(training, test)
     spots = predict_spots(model, test)
     genes = [g for g in spots.var_names if g in set(test.spots.var_names)]
     train_data, test_data, names = spot_data(training, test, genes)
@@ -65,6 +67,7 @@ def compare_nuclei(
     "Score predictions of single nuclei of known truth beside baselines and an oracle that knows their types."
     (section, truth), (sections, truths) = test, zip(*training)
     if section.name in {s.name for s in sections}: raise StandError(f"section {section.name!r} was trained on; a test section must be unseen")
+    check_disjoint(sections, section)
     genes = [g for g in trained_model(model).info.genes if g in set(truth.var_names)]
     known = (truth.obs["overlap"] > 0).to_numpy() & (np.asarray(truth[:, genes].X.sum(1)).ravel() > 0) & truth.obs["type"].notna().to_numpy()
     typed = [t[t.obs["type"].notna()] for t in truths]
