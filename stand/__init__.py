@@ -23,7 +23,7 @@ _MODULE_OF = {
     "plot_gene": "plot", "view": "viewer", "export_html": "page", "run": "cli",
 }
 _MODULES = {"core", "slide", "io", "datasets", "nuclei", "encoder", "likelihood", "decoder", "model", "bags", "learner", "prediction", "adaptation", "deconvolution", "uncertainty", "programs",
-            "simulate", "pseudospots", "canvas", "plot", "viewer", "evaluate", "cli"}
+            "simulate", "pseudospots", "metrics", "splits", "baselines", "canvas", "plot", "viewer", "evaluate", "cli"}
 
 __all__ = sorted({*_MODULE_OF, *_MODULES} - {"cli", "core"})
 
