@@ -129,7 +129,7 @@ class StandModel(nn.Module):
 
     def __init__(self, n_features: int, n_genes: int, n_sections: int, n_programs: int = 16, n_leading: int | None = None, n_components: int = 64,
                  n_hidden: int = 256, n_latent: int = 16, dropout: float = 0.1, ambient: float = 0.02,
-                 n_decoder_hidden: int = 0, batch_effects: bool = True):
+                 n_decoder_hidden: int = 0, batch_effects: bool = False):
         super().__init__()
         self.encoder = ImageEncoder(n_features, n_components, n_hidden, n_latent, dropout)
         self.decoder = GenomicDecoder(n_latent, n_programs, n_genes, min(n_leading or n_genes, n_genes), ambient, n_decoder_hidden)
