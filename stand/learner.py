@@ -168,7 +168,7 @@ def stand_learner(
     kl_weight: float = 0.1,  # weight of the latent points' divergence from their prior
     n_leading: int = 1000,  # this many genes with the most counts teach the image encoder, the others only follow
     reference: pd.DataFrame | None = None,  # (types, genes) of `type_profiles`: the first programs start from these
-    **settings,  # of `StandModel`: n_components, n_hidden, n_latent, dropout, ambient, n_decoder_hidden
+    **settings,  # of `StandModel`: n_components, n_hidden, n_latent, dropout, ambient, n_decoder_hidden, batch_effects
 ) -> Learner:
     "Make a fastai Learner for spots; its programs start from a factorisation of the training spots."
     bags, train = dls.bags, dls.train_spots

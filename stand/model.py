@@ -129,12 +129,13 @@ class StandModel(nn.Module):
 
     def __init__(self, n_features: int, n_genes: int, n_sections: int, n_programs: int = 16, n_leading: int | None = None, n_components: int = 64,
                  n_hidden: int = 256, n_latent: int = 16, dropout: float = 0.1, ambient: float = 0.02,
-                 n_decoder_hidden: int = 0):
+                 n_decoder_hidden: int = 0, batch_effects: bool = False):
         super().__init__()
         self.encoder = ImageEncoder(n_features, n_components, n_hidden, n_latent, dropout)
         self.decoder = GenomicDecoder(n_latent, n_programs, n_genes, min(n_leading or n_genes, n_genes), ambient, n_decoder_hidden)
         self.log_capture = nn.Parameter(torch.zeros(n_sections))  # log e_m relative to the start, learned per section
         self.log_tau = nn.Parameter(torch.tensor(-1.0))
+        self.log_batch = nn.Parameter(torch.zeros(n_sections, len(self.decoder.leading)), requires_grad=batch_effects and n_sections > 1)  # of leading genes
         self.register_buffer("log_capture_start", torch.zeros(n_sections))  # log counts an average nucleus gives
         self.register_buffer("depth_weight", torch.zeros(n_components))  # see `fit_depth`
         self.register_buffer("log_total", torch.zeros(n_sections))  # mean log counts of a section's spots
@@ -165,7 +166,8 @@ class StandModel(nn.Module):
         given = use * (overlap * log_size.exp())[:, None]  # (n, n_programs + 1)
         spots = torch.zeros(len(section), use.shape[1], device=use.device).index_add(0, spot, given)
         spots = spots * self.capture()[section][:, None]  # (n_spots, n_programs + 1)
-        profile = spots / spots.sum(1, keepdim=True) @ self.decoder.leading_programs()  # (n_spots, n_leading)
+        profile = spots / spots.sum(1, keepdim=True) @ self.decoder.leading_programs() * self.log_batch.exp()[section]  # (n_spots, n_leading)
+        profile = profile / profile.sum(1, keepdim=True)
         return SpotPrediction(spots, profile, self.decoder.leading_phi(), self.log_tau.exp(), kl.sum() / len(section), self.decoder.leading)
 
 # %% ../nbs/07_model.ipynb #spot-nll
@@ -225,7 +227,7 @@ def start_model(
     return model
 
 # %% ../nbs/07_model.ipynb #modelinfo
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 @dataclass
