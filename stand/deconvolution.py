@@ -82,8 +82,8 @@ def deconvolve(
     model: Learner | TrainedModel,  # trained or loaded
     section: Section,  # with spots, nuclei and features
     genes: Sequence[str] | None = None,  # genes for X; by default all modelled ones, as far as X stays under 1 GB
-    prior_counts: float = 30.0,  # how many counts the image is worth when programs are refined; infinity for no refinement
-    steps: int = 5,  # of expectation-maximisation
+    prior_counts: float = 10.0,  # how many counts the image is worth when programs are refined; infinity for no refinement
+    steps: int = 10,  # of expectation-maximisation
     program_counts: float = 20_000.0,  # how many counts a trained program is worth when programs follow the section's own (`adapt_programs`); infinity to keep them
 ) -> AnnData:  # as `predict_nuclei`, with X the posterior rates and layers["counts"] the parts of the measured counts, 0 for genes not measured
     "Share out every spot's measured counts to its nuclei, with the image as prior."
