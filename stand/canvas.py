@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['show_tissue', 'scale_bar', 'Shapes', 'outline_shapes', 'draw_shapes', 'colour_limits', 'colour_bar', 'frame_of',
-           'find_window', 'Scene', 'make_scene', 'draw_panels']
+           'find_window', 'Scene', 'make_scene', 'draw_panels', 'grid_of_axes']
 
 # %% ../nbs/11a_canvas.ipynb #9315527a
 from collections.abc import Callable
@@ -114,18 +114,19 @@ def draw_shapes(
     region: tuple,  # x, y, width, height, pixels
     shapes: Shapes,
     values: np.ndarray | None = None,  # (n,), by default shapes are drawn hollow
-    **style,  # of the collection: cmap, norm, alpha; for hollow ones edgecolor and linewidth
+    **style,  # of the collection: cmap, norm, alpha (one for all, or (n,)); for hollow ones edgecolor and linewidth
 ) -> Collection:
     "Draw the shapes that reach into a region, coloured by value."
     rows = np.flatnonzero(shapes.within(region))
     if values is not None and len(rows): style |= _rim(np.median(shapes.diameter[rows]) / region[2], style["alpha"])
+    alpha = style.pop("alpha", None)
     if shapes.outline is None: marks = _disks(ax, shapes.xy[rows], shapes.diameter[rows], style)
     else:
         rings, part = shapely.get_parts(shapes.outline[rows], return_index=True)
         points, ring = shapely.get_coordinates(shapely.get_exterior_ring(rings), return_index=True)
         rows, outlines = rows[part], np.split(points, np.flatnonzero(np.diff(ring)) + 1) if len(rows) else []
         marks = PolyCollection(outlines, closed=False, **style)
-    marks.set_rasterized(True)
+    marks.set(rasterized=True, alpha=alpha if np.ndim(alpha) == 0 else np.asarray(alpha)[rows])
     if values is None: marks.set_facecolor("none")
     else: marks.set_array(values[rows])
     ax.add_collection(marks, autolim=False)
@@ -138,7 +139,7 @@ def _disks(ax: Axes, xy: np.ndarray, diameter: np.ndarray, style: dict) -> Colle
     return EllipseCollection(diameter, diameter, np.zeros(len(xy)), **style)
 
 
-def _rim(relative: float, alpha: float) -> dict:
+def _rim(relative: float, alpha: float | np.ndarray) -> dict:
     "Choose line and opacity of shapes by their diameter as a share of the width of the panel."
     printed = _PANEL_PT * relative
     if printed > _LARGE_PT: return dict(edgecolor="face", linewidth=0.8, alpha=0.65 * alpha)
@@ -272,3 +273,21 @@ def draw_panels(
     inset.spines[:].set_visible(True)
     ax.indicate_inset(scene.window[:2] + scene.window[2:], inset_ax=inset, edgecolor="black", alpha=0.6, linewidth=0.8)
     return ax, marks
+
+# %% ../nbs/11a_canvas.ipynb #grid-of-axes
+def grid_of_axes(
+    n: int,  # pictures
+    ncols: int,  # in a row
+    frame: tuple,  # x, y, width, height, pixels: of `frame_of`
+    window: bool = False,  # leave room for a window beside each
+    size: float = 4.0,  # width of one picture, inches
+) -> np.ndarray:  # (nrows, ncols) axes of a new figure; those left over are empty
+    "Make axes for pictures of a region with colour bars."
+    *_, width, height = frame
+    if window: width += min(width, height)
+    ncols = min(ncols, n)
+    nrows = -(-n // ncols)
+    figsize = size * ncols, ((size - 1) * height / width + 0.4) * nrows
+    _, axes = plt.subplots(nrows, ncols, figsize=figsize, layout="constrained", squeeze=False)
+    for ax in axes.flat[n:]: ax.set_axis_off()
+    return axes
