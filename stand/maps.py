@@ -92,7 +92,7 @@ def plot_programs(
     n_genes: int = 3,  # named over each picture
     ncols: int = 3,  # pictures in a row
     size: float = 4.0,  # width of one picture, inches
-    **kwargs,  # of `plot_gene`
+    **kwargs,  # of `plot_gene`; outlines are drawn where there is a window, as they are too small to be seen without one
 ) -> np.ndarray:  # (nrows, ncols) axes; those left over are empty
     "Draw a grid of programs: their share of every nucleus' counts, and the genes that set them apart."
     shapes = shapes_of(cells, section, False)
@@ -100,7 +100,7 @@ def plot_programs(
     wanted = _programs_asked(programs, list(profiles.index), use.sum(0))
     share, genes = 100 * use / use.sum(1, keepdims=True), top_genes(cells, n_genes)
     axes = grid_of_axes(len(wanted), ncols, frame_of(shapes, section.slide if section else None), bool(kwargs.get("zoom")), size)
-    kwargs = dict(label="% of the nucleus' counts", limits=(0, 99)) | kwargs
+    kwargs = dict(label="% of the nucleus' counts", limits=(0, 99), outlines=bool(kwargs.get("zoom"))) | kwargs
     for ax, i in zip(axes.flat, wanted):
         name = f"{profiles.index[i]}: {100 * use[:, i].sum() / use.sum():.0f} % of all counts\n{', '.join(genes.iloc[:, i])}"
         plot_gene(cells, name, section, ax, values=share[:, i], title=name, **kwargs)
@@ -128,7 +128,7 @@ def classes_of(
     if (kinds := as_classes(cells.obs[column])) is None: raise StandError(f"column {column!r} holds no classes (a few names, one a nucleus); to show its numbers give them to plot_gene as values=")
     there = np.unique(kinds.codes[kinds.codes >= 0])
     codes = np.where(kinds.codes < 0, -1, np.searchsorted(there, kinds.codes))
-    return codes, [str(kinds.categories[i]) for i in there], class_colours(cells, column, len(kinds.categories))[there] / 255
+    return codes, [str(kinds.categories[i]) for i in there], class_colours(cells, column, kinds.categories)[there] / 255
 
 # %% ../nbs/12c_maps.ipynb #types
 def plot_types(
@@ -226,12 +226,13 @@ def _fullest(cells: AnnData, gene: str | None) -> str:
 
 def _draw_spot(ax: Axes, region: tuple, shapes: Shapes, share: np.ndarray, outline: Any, numbers: bool, **style) -> Collection:
     "Draw the nuclei around a spot hollow, those under it filled, and its rim."
-    draw_shapes(ax, region, _some(shapes, np.isnan(share)), edgecolor="0.25", linewidth=0.7)
+    draw_shapes(ax, region, _some(shapes, np.isnan(share)), edgecolor="white", linewidth=0.9)
     mine = _some(shapes, ~np.isnan(share))
     marks = draw_shapes(ax, region, mine, share[~np.isnan(share)], alpha=0.9, **style)
     ax.plot(*shapely.get_coordinates(outline).T, color="black", linewidth=1.5, linestyle=(0, (5, 3)))
+    digits = int(np.nanmax(share) < 10)
     for (x, y), value in zip(mine.xy, share[~np.isnan(share)]) if numbers else ():
-        ax.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=7, clip_on=True, path_effects=[withStroke(linewidth=2, foreground="white")])
+        ax.text(x, y, f"{value:.{digits}f}", ha="center", va="center", fontsize=7, clip_on=True, path_effects=[withStroke(linewidth=2, foreground="white")])
     return marks
 
 
