@@ -80,7 +80,7 @@ def _fading(cells: AnnData, gene: str, section: Section | None, ax: Axes | None,
     kwargs = dict(title=f"{gene}, faint where uncertain") | kwargs
     ax = plot_gene(cells, gene, section, ax, alpha=opacity_of(believed(cells, gene)), **kwargs)
     steps = {f"{ratio:g} × value": Patch(facecolor="#31688e", alpha=float(opacity_of(1 / (1 + ratio)))) for ratio in (0.5, 1, 2, 5)}
-    ax.legend(steps.values(), steps, title="standard deviation", ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.01), frameon=False, fontsize=8, title_fontsize=8)
+    ax.legend(steps.values(), steps, title="sd", loc="upper left", borderaxespad=0.3, framealpha=0.75, edgecolor="none", fontsize=7, title_fontsize=7)
     return ax
 
 # %% ../nbs/12c_maps.ipynb #programs
@@ -100,7 +100,7 @@ def plot_programs(
     wanted = _programs_asked(programs, list(profiles.index), use.sum(0))
     share, genes = 100 * use / use.sum(1, keepdims=True), top_genes(cells, n_genes)
     axes = grid_of_axes(len(wanted), ncols, frame_of(shapes, section.slide if section else None), bool(kwargs.get("zoom")), size)
-    kwargs = dict(label="% of the nucleus' counts", limits=(0, 99), outlines=bool(kwargs.get("zoom"))) | kwargs
+    kwargs = dict(label="% of its counts", limits=(0, 99), outlines=bool(kwargs.get("zoom"))) | kwargs
     for ax, i in zip(axes.flat, wanted):
         name = f"{profiles.index[i]}: {100 * use[:, i].sum() / use.sum():.0f} % of all counts\n{', '.join(genes.iloc[:, i])}"
         plot_gene(cells, name, section, ax, values=share[:, i], title=name, **kwargs)
@@ -189,7 +189,7 @@ def plot_spot(
     ax: Axes | None = None,  # by default of a new figure
     *,
     margin: float = 0.4,  # of tissue around the spot, in diameters
-    numbers: bool = True,  # write each nucleus' share on it
+    numbers: bool | None = None,  # write each nucleus' share on it; by default where up to 30 of them leave room
     outlines: bool = True,  # draw the outlines of `section.nuclei`; False: disks of the nuclei's area
     cmap: str = CMAP,
     background: bool = True,  # draw the H&E; False: white
@@ -208,7 +208,7 @@ def plot_spot(
     share = pd.Series(100 * parts / max(parts.sum(), 1e-12), parts.index).reindex(cells.obs_names).to_numpy()
     norm, extend = colour_limits(share, (0, 100), vmin=0)
     outline = disks(of_spots.xy[[at]], of_spots.diameter[at] / 2)[0] if of_spots.outline is None else of_spots.outline[at]
-    draw = partial(_draw_spot, shapes=shapes, share=share, outline=outline, numbers=numbers, cmap=cmap, norm=norm)
+    draw = partial(_draw_spot, shapes=shapes, share=share, outline=outline, numbers=len(parts) <= 30 if numbers is None else numbers, cmap=cmap, norm=norm)
     ax, marks = draw_panels(ax, scene, draw, size)
     colour_bar(ax, marks, "% of the spot's counts" + (f" of {gene}" if gene else ""), extend)
     ax.set_title(f"{section.name}, spot {spot}: {parts.sum():,.0f} counts{f' of {gene}' if gene else ''}, {len(parts)} nuclei", fontsize=10)
@@ -226,7 +226,7 @@ def _fullest(cells: AnnData, gene: str | None) -> str:
 
 def _draw_spot(ax: Axes, region: tuple, shapes: Shapes, share: np.ndarray, outline: Any, numbers: bool, **style) -> Collection:
     "Draw the nuclei around a spot hollow, those under it filled, and its rim."
-    draw_shapes(ax, region, _some(shapes, np.isnan(share)), edgecolor="white", linewidth=0.9)
+    draw_shapes(ax, region, _some(shapes, np.isnan(share)), edgecolor="white", linewidth=0.6)
     mine = _some(shapes, ~np.isnan(share))
     marks = draw_shapes(ax, region, mine, share[~np.isnan(share)], alpha=0.9, **style)
     ax.plot(*shapely.get_coordinates(outline).T, color="black", linewidth=1.5, linestyle=(0, (5, 3)))
@@ -255,6 +255,6 @@ def plot_prediction(
     norm, _ = colour_limits(np.concatenate(shares), limits)
     axes = grid_of_axes(2 + (cells is not None), 3, frame_of(spot_shapes(shown), section.slide), size=size)[0]
     for ax, share, word in zip(axes, shares, ("measured", "predicted")):
-        plot_spots(shown, gene, ax, values=share, vmin=norm.vmin, vmax=norm.vmax, label="% of the spot's counts", title=f"{section.name}: {gene}, {word}", **kwargs)
-    if cells is not None: plot_gene(cells, gene, section, axes[2], title=f"{section.name}: {gene}, nuclei", **kwargs)
+        plot_spots(shown, gene, ax, values=share, vmin=norm.vmin, vmax=norm.vmax, label="% of counts", title=f"{section.name}: {gene}, {word}", **kwargs)
+    if cells is not None: plot_gene(cells, gene, section, axes[2], label="counts per nucleus", title=f"{section.name}: {gene}, nuclei", **kwargs)
     return axes
