@@ -107,7 +107,7 @@ def outline_shapes(
 
 # %% ../nbs/11a_canvas.ipynb #draw-shapes
 _PANEL_PT = 216  # a panel is about 3 inches wide in print; its real size is known only when it is drawn
-_MIN_PT, _LARGE_PT = 1.3, 4.5  # diameter in print, points: drawn at least so large; with a rim from there on
+_DOT_PT, _MIN_PT, _LARGE_PT = 0.7, 1.3, 4.5  # diameter in print, points: up to here a dot, as nobody sees its outline; drawn at least so large; with a rim from there on
 
 def draw_shapes(
     ax: Axes,  # limits set
@@ -118,9 +118,10 @@ def draw_shapes(
 ) -> Collection:
     "Draw the shapes that reach into a region, coloured by value."
     rows = np.flatnonzero(shapes.within(region))
-    if values is not None and len(rows): style |= _rim(np.median(shapes.diameter[rows]) / region[2], style["alpha"])
+    relative = np.median(shapes.diameter[rows]) / region[2] if len(rows) else 1.0
+    if values is not None: style |= _rim(relative, style["alpha"])
     alpha = style.pop("alpha", None)
-    if shapes.outline is None: marks = _disks(ax, shapes.xy[rows], shapes.diameter[rows], style)
+    if shapes.outline is None or (values is not None and _PANEL_PT * relative < _DOT_PT): marks = _disks(ax, shapes.xy[rows], shapes.diameter[rows], style)
     else:
         rings, part = shapely.get_parts(shapes.outline[rows], return_index=True)
         points, ring = shapely.get_coordinates(shapely.get_exterior_ring(rings), return_index=True)

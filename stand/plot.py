@@ -70,7 +70,7 @@ def plot_gene(
     section: Section | None = None,  # gives slide, outlines and µm; without it, dots on white
     ax: Axes | None = None,  # by default of a new figure
     *,
-    outlines: bool = True,  # fill the outlines of `section.nuclei`; False: disks of the nuclei's area
+    outlines: bool = True,  # fill the outlines of `section.nuclei`, where they are large enough to be seen; False: disks of the nuclei's area
     zoom: tuple[float, float, float] | str | None = None,  # window: x_um, y_um, width_um (left, top, side), or "auto"
     limits: tuple[float, float] = (1, 99),  # percentiles of the values at the ends of the colour scale
     vmin: float | None = None,  # value at the lower end instead
