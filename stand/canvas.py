@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['show_tissue', 'scale_bar', 'Shapes', 'outline_shapes', 'draw_shapes', 'colour_limits', 'colour_bar', 'frame_of',
-           'find_window', 'Scene', 'make_scene', 'draw_panels']
+           'find_window', 'Scene', 'make_scene', 'draw_panels', 'grid_of_axes']
 
 # %% ../nbs/11a_canvas.ipynb #9315527a
 from collections.abc import Callable
@@ -107,25 +107,27 @@ def outline_shapes(
 
 # %% ../nbs/11a_canvas.ipynb #draw-shapes
 _PANEL_PT = 216  # a panel is about 3 inches wide in print; its real size is known only when it is drawn
-_MIN_PT, _LARGE_PT = 1.3, 4.5  # diameter in print, points: drawn at least so large; with a rim from there on
+_DOT_PT, _MIN_PT, _LARGE_PT = 0.7, 1.3, 4.5  # diameter in print, points: up to here a dot, as nobody sees its outline; drawn at least so large; with a rim from there on
 
 def draw_shapes(
     ax: Axes,  # limits set
     region: tuple,  # x, y, width, height, pixels
     shapes: Shapes,
     values: np.ndarray | None = None,  # (n,), by default shapes are drawn hollow
-    **style,  # of the collection: cmap, norm, alpha; for hollow ones edgecolor and linewidth
+    **style,  # of the collection: cmap, norm, alpha (one for all, or (n,)); for hollow ones edgecolor and linewidth
 ) -> Collection:
     "Draw the shapes that reach into a region, coloured by value."
     rows = np.flatnonzero(shapes.within(region))
-    if values is not None and len(rows): style |= _rim(np.median(shapes.diameter[rows]) / region[2], style["alpha"])
-    if shapes.outline is None: marks = _disks(ax, shapes.xy[rows], shapes.diameter[rows], style)
+    relative = np.median(shapes.diameter[rows]) / region[2] if len(rows) else 1.0
+    if values is not None: style |= _rim(relative, style["alpha"])
+    alpha = style.pop("alpha", None)
+    if shapes.outline is None or (values is not None and _PANEL_PT * relative < _DOT_PT): marks = _disks(ax, shapes.xy[rows], shapes.diameter[rows], style)
     else:
         rings, part = shapely.get_parts(shapes.outline[rows], return_index=True)
         points, ring = shapely.get_coordinates(shapely.get_exterior_ring(rings), return_index=True)
         rows, outlines = rows[part], np.split(points, np.flatnonzero(np.diff(ring)) + 1) if len(rows) else []
         marks = PolyCollection(outlines, closed=False, **style)
-    marks.set_rasterized(True)
+    marks.set(rasterized=True, alpha=alpha if np.ndim(alpha) == 0 else np.asarray(alpha)[rows])
     if values is None: marks.set_facecolor("none")
     else: marks.set_array(values[rows])
     ax.add_collection(marks, autolim=False)
@@ -138,7 +140,7 @@ def _disks(ax: Axes, xy: np.ndarray, diameter: np.ndarray, style: dict) -> Colle
     return EllipseCollection(diameter, diameter, np.zeros(len(xy)), **style)
 
 
-def _rim(relative: float, alpha: float) -> dict:
+def _rim(relative: float, alpha: float | np.ndarray) -> dict:
     "Choose line and opacity of shapes by their diameter as a share of the width of the panel."
     printed = _PANEL_PT * relative
     if printed > _LARGE_PT: return dict(edgecolor="face", linewidth=0.8, alpha=0.65 * alpha)
@@ -272,3 +274,21 @@ def draw_panels(
     inset.spines[:].set_visible(True)
     ax.indicate_inset(scene.window[:2] + scene.window[2:], inset_ax=inset, edgecolor="black", alpha=0.6, linewidth=0.8)
     return ax, marks
+
+# %% ../nbs/11a_canvas.ipynb #grid-of-axes
+def grid_of_axes(
+    n: int,  # pictures
+    ncols: int,  # in a row
+    frame: tuple,  # x, y, width, height, pixels: of `frame_of`
+    window: bool = False,  # leave room for a window beside each
+    size: float = 4.0,  # width of one picture, inches
+) -> np.ndarray:  # (nrows, ncols) axes of a new figure; those left over are empty
+    "Make axes for pictures of a region with colour bars."
+    *_, width, height = frame
+    if window: width += min(width, height)
+    ncols = min(ncols, n)
+    nrows = -(-n // ncols)
+    figsize = size * ncols, ((size - 1) * height / width + 0.4) * nrows
+    _, axes = plt.subplots(nrows, ncols, figsize=figsize, layout="constrained", squeeze=False)
+    for ax in axes.flat[n:]: ax.set_axis_off()
+    return axes

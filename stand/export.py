@@ -154,7 +154,8 @@ def nuclei_of(
     raise StandError(f"cells and the nuclei of section {section.name!r} do not belong together: {found}; give the section the cells were made from")
 
 # %% ../nbs/09c_export.ipynb #classes
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"]  # Okabe & Ito 2008
+# Okabe & Ito 2008: pink late, for eosin is pink; last grey, as in R's palette, for black, which hides the nucleus under it
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#999999"]
 
 
 def _classes(cells: AnnData, nuclei: GeoDataFrame, classes: str | Sequence | None) -> tuple[list, dict[str, dict]]:

@@ -7,6 +7,7 @@ __all__ = ['CMAPS', 'as_classes', 'modelled_genes', 'known_names', 'class_colour
            'gene_interval', 'card_lines', 'Layers', 'make_layers', 'answer']
 
 # %% ../nbs/12b_layers.ipynb #imports
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,13 +61,15 @@ def known_names(
 def class_colours(
     cells: AnnData,
     column: str,
-    n: int,  # classes
-) -> np.ndarray:  # (n, 3) uint8
-    "Choose the colours that scanpy keeps, else 8 that the colour-blind can tell apart, else 20, else a run of hues."
-    kept = cells.uns.get(f"{column}_colors", [])
+    names: Sequence[str],  # of its classes, in order
+) -> np.ndarray:  # (n_classes, 3) uint8
+    "Choose the colours that scanpy keeps, else 8 that the colour-blind can tell apart, else 20, else a run of hues; grey for other."
+    kept, n = cells.uns.get(f"{column}_colors", []), len(names)
     spread = [matplotlib.colormaps["turbo"](v) for v in np.linspace(0, 1, n)]
     colours = kept if len(kept) >= n else COLOURS if n <= len(COLOURS) else matplotlib.colormaps["tab20"].colors if n <= 20 else spread
-    return np.rint(255 * np.array([to_rgb(c) for c in colours[:n]])).astype(np.uint8)
+    rgb = np.array([to_rgb(c) for c in colours[:n]])
+    if len(kept) < n: rgb[np.asarray(names, dtype=str) == "other"] = to_rgb(COLOURS[-1])
+    return np.rint(255 * rgb).astype(np.uint8)
 
 # %% ../nbs/12b_layers.ipynb #values-def
 _NONE = np.float32(-2e38)  # sent for a value that is missing or not finite
@@ -100,7 +103,7 @@ def nucleus_values(
     label, values = look_up(cells, name)
     if isinstance(values, pd.Categorical):
         codes = np.where(values.codes < 0, _NONE, values.codes.astype(np.float32))
-        return dict(label=label, names=[str(c) for c in values.categories]), [codes, class_colours(cells, name, len(values.categories))]
+        return dict(label=label, names=[str(c) for c in values.categories]), [codes, class_colours(cells, name, values.categories)]
     ends, values = _numbers(values, name)
     trusted = name not in cells.var_names or bool(cells.var.get("trusted", pd.Series(True, cells.var_names))[name])
     note = "" if trusted else f"{name}: the image was not shown to predict it (var['trusted'])"
