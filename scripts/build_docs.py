@@ -4,6 +4,7 @@ Pages are `docs/*.md`, the tutorial and the notebooks with the outputs that they
 the modules (`reference.py`), the changelog and CONTRIBUTING.md. They are gathered in `_docs/source`, laid out as in the repository so that
 links work in both places, and Sphinx makes the site; a warning of Sphinx is an error.
 """
+import ast
 import os
 import re
 import shutil
@@ -37,7 +38,7 @@ def linker(modules: dict[str, reference.Module], names: dict[str, str]):  # name
         return match[0]
 
     def linked(text: str, folder: str = "") -> str:
-        parts = re.split(r"(^```.*?^```|^\|?.*\]\([^)]*$|\[[^\]]*\]\([^)]*\)|\$\$.*?\$\$|<!--.*?-->)", text, flags=re.M | re.S)
+        parts = re.split(r"(^#.*?$|^```+(?!`*\{py:).+?^```+$|\[[^\]]*\]\([^)]*\)|\$\$.*?\$\$)", text, flags=re.M | re.S) if folder != "api" else [text]
         return "".join(p if i % 2 else re.sub(r"(?<![`{}\w])(`)([\w.]+(?:\([^`]*\))?)`(?!`)", lambda m: link(m, folder), p) for i, p in enumerate(parts))
 
     return linked
@@ -52,6 +53,41 @@ def known_names(modules: dict[str, reference.Module]) -> dict[str, str]:
     return names
 
 
+def stored(notebook: str, cell: str) -> str:
+    "What a cell of a notebook has printed or shown as a table, as it is stored; notes to the reader of the notebook left out."
+    found = next(c for c in nbformat.read(ROOT / notebook, as_version=4).cells if c.id == cell)
+    texts = [str(o.get("text") or o.get("data", {}).get("text/plain", "")) for o in found.outputs]
+    lines = [line for line in "\n".join(texts).strip("\n").splitlines() if not re.search("spots have no nuclei|^$", line)]
+    if not lines: raise SystemExit(f"{notebook}: cell {cell} has no stored output of text")
+    return "\n".join(["```text", *lines, "```"])
+
+
+def pathology() -> str:
+    "The table of foundation models, read off the recipes."
+    tree = ast.parse((ROOT / "stand" / "pathology.py").read_text(encoding="utf-8"))
+    value = lambda name: next(n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == name)
+    licence, rows = ast.literal_eval(value("_NC_ND")), []
+    for recipe in value("PATHOLOGY").keywords:
+        call, given = recipe.value, {k.arg: k.value for k in recipe.value.keywords if k.arg}
+        terms = call.args[2] if len(call.args) > 2 else given["licence"]
+        page = ast.literal_eval(call.args[0]).removeprefix("hf-hub:")
+        rows.append(f"| `{recipe.arg}` | [{page}](https://huggingface.co/{page}) | {licence if isinstance(terms, ast.Name) else ast.literal_eval(terms)} |")
+    return "\n".join(["| name | weights | licence |", "|---|---|---|", *rows])
+
+
+def tables() -> str:
+    "Tables that `stand benchmark` wrote for the documentation, if there are any."
+    found = sorted((ROOT / "docs" / "tables").glob("*.md"))
+    return "\n\n".join(p.read_text(encoding="utf-8") for p in found) or "This version comes with none besides those above."
+
+
+def filled(text: str) -> str:
+    "Put in what a page takes from elsewhere: comments of the form `<!-- output: notebook cell -->`, `<!-- table: pathology -->` and `<!-- tables -->`."
+    text = re.sub(r"<!-- output: (\S+) (\S+) -->", lambda m: stored(m[1], m[2]), text)
+    text = text.replace("<!-- table: pathology -->", pathology()).replace("<!-- tables -->", tables())
+    return re.sub(r"<!-- (set-up|skip)\b.*?-->\n", "", text, flags=re.S)  # for `check_docs.py`
+
+
 def write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -61,7 +97,9 @@ def copy_notebook(path: Path, linked) -> None:
     "Copy a notebook as readers see it: without hidden cells and directives, with names linked to the reference."
     nb, target = shown(nbformat.read(path, as_version=4)), SOURCE / path.relative_to(ROOT)
     for c in nb.cells:
-        if c.cell_type == "markdown": c.source = linked(c.source, target.parent.name)
+        if c.cell_type != "markdown": continue
+        c.source = re.sub(r"\s*\$\$(.+?)\$\$[ \t]*\n?", r"\n\n$$\n\1\n$$\n\n", c.source, flags=re.S)  # Jupyter takes formulas within a line, MyST does not
+        c.source = linked(c.source, target.parent.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     nb.metadata["language_info"] = {"name": "python"}
     nbformat.write(nb, target)
@@ -99,14 +137,14 @@ def gather() -> None:
     notebooks = sorted((ROOT / "nbs").glob("*.ipynb"))
     for path in [*notebooks, ROOT / "STAnD-tutorial.ipynb"]: copy_notebook(path, linked)
     for path in [*(ROOT / "docs").glob("*.md"), ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]:
-        text = linked(path.read_text(encoding="utf-8"))
+        text = linked(filled(path.read_text(encoding="utf-8")))
         if path.stem == "index":  # moves up by a folder
             text = re.sub(r"\]\((?!\.\./|https?:)", "](docs/", text).replace("](../", "](")
             write(SOURCE / "index.md", text + "\n" + contents())
         else: write(SOURCE / path.relative_to(ROOT), text)
     write(SOURCE / "nbs" / "notebooks.md", notebooks_page())
-    write(SOURCE / "api" / "index.md", linked(reference.overview(modules)))
-    for name, module in modules.items(): write(SOURCE / "api" / f"{name}.md", linked(reference.page(module)))
+    write(SOURCE / "api" / "index.md", linked(reference.overview(modules), "api"))
+    for name, module in modules.items(): write(SOURCE / "api" / f"{name}.md", linked(reference.page(module), "api"))
 
 
 def build() -> int:

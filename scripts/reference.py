@@ -158,6 +158,15 @@ class Module:
         return [] if (text := shown(call.args[0])).startswith("…;") or len(text) < 9 else [text]  # the rest of a message that begins elsewhere
 
 
+    def messages(self) -> list[str]:
+        "All that this module says to users, in errors and warnings, with … for what differs."
+        calls = [n for n in ast.walk(self.tree) if isinstance(n, ast.Call) and n.args]
+        texts = [n.args[0] for n in calls if ast.unparse(n.func) in ("StandError", "log.warning", "log.info") or "log.warning" in ast.unparse(n.func)]
+        texts += [n.value for n in ast.walk(self.tree) if isinstance(n, ast.Assign) and isinstance(n.value, ast.JoinedStr | ast.Constant)]  # put together before
+        said = [re.sub(r"%%", "%", re.sub(r"%(\.?\w+)?[dsrfg]", "…", shown(t))) if isinstance(t, ast.Constant) else shown(t) for t in texts]
+        return said + [m for e in self.entries for m in e.raises]
+
+
 def shown(node: ast.AST) -> str:
     "What a message says, with … for what differs."
     if isinstance(node, ast.Constant): return str(node.value)
