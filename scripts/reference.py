@@ -119,7 +119,7 @@ class Module:
 
     def klass(self, node: ast.ClassDef) -> Entry:
         methods = {n.name: n for n in node.body if isinstance(n, ast.FunctionDef)}
-        shown = [self.function(n, "method") for name, n in methods.items() if not name.startswith("_") and ast.get_docstring(n)]
+        shown = [self.function(n, "method") for name, n in methods.items() if not name.startswith("_") and name not in ("forward", "train") and ast.get_docstring(n)]
         start = methods.get("__init__")
         bases = [self.functions[b.id] for b in node.bases if isinstance(b, ast.Name) and b.id in self.functions and b.id.startswith("_")]
         params = self.params(start) if start else [f for n in [*bases, node] for f in self.fields(n)]
