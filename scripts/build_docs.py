@@ -56,10 +56,14 @@ def known_names(modules: dict[str, reference.Module]) -> dict[str, str]:
 def stored(notebook: str, cell: str) -> str:
     "What a cell of a notebook has printed or shown as a table, as it is stored; notes to the reader of the notebook left out."
     found = next(c for c in nbformat.read(ROOT / notebook, as_version=4).cells if c.id == cell)
-    texts = [str(o.get("text") or o.get("data", {}).get("text/plain", "")) for o in found.outputs]
-    lines = [line for line in "\n".join(texts).strip("\n").splitlines() if not re.search("spots have no nuclei|^$", line)]
-    if not lines: raise SystemExit(f"{notebook}: cell {cell} has no stored output of text")
-    return "\n".join(["```text", *lines, "```"])
+    blocks = []
+    for o in found.outputs:
+        data = o.get("data", {})
+        kind, text = ("{raw} html", data["text/html"]) if "text/html" in data else ("text", str(o.get("text") or data.get("text/plain", "")))
+        lines = [line for line in text.splitlines() if not re.search("spots have no nuclei|^$", line)]
+        if lines: blocks.append("\n".join([f"```{kind}", *lines, "```"]))
+    if not blocks: raise SystemExit(f"{notebook}: cell {cell} has no stored output of text")
+    return "\n\n".join(blocks)
 
 
 def pathology() -> str:
@@ -83,9 +87,9 @@ def tables() -> str:
 
 def filled(text: str) -> str:
     "Put in what a page takes from elsewhere: comments of the form `<!-- output: notebook cell -->`, `<!-- table: pathology -->` and `<!-- tables -->`."
-    text = re.sub(r"<!-- output: (\S+) (\S+) -->", lambda m: stored(m[1], m[2]), text)
+    text = re.sub(r"^<!-- output: (\S+) (\S+) -->$", lambda m: stored(m[1], m[2]), text, flags=re.M)
     text = text.replace("<!-- table: pathology -->", pathology()).replace("<!-- tables -->", tables())
-    return re.sub(r"<!-- (set-up|skip)\b.*?-->\n", "", text, flags=re.S)  # for `check_docs.py`
+    return re.sub(r"^<!-- (set-up|skip)\b.*?-->\n", "", text, flags=re.M | re.S)  # for `check_docs.py`
 
 
 def write(path: Path, text: str) -> None:
@@ -113,7 +117,7 @@ def contents() -> str:
     there = sorted(p.stem for p in (ROOT / "docs").glob("*.md") if p.stem != "index")
     how_to = [p for p in HOW_TO if p in there] + [p for p in there if p not in HOW_TO + IDEAS]
     return "\n".join([
-        toctree("Begin", ["nbs/index", "STAnD-tutorial"]), toctree("How to", [f"docs/{p}" for p in how_to]),
+        toctree("Begin", ["Overview <nbs/index>", "Tutorial <STAnD-tutorial>"]), toctree("How to", [f"docs/{p}" for p in how_to]),
         toctree("Understand", [f"docs/{p}" for p in IDEAS if p in there]), toctree("Look up", ["api/index", "nbs/notebooks"]),
         toctree("Project", ["CHANGELOG", "CONTRIBUTING"])])  # fmt: skip
 
