@@ -2,6 +2,7 @@
 from configparser import ConfigParser
 from os import environ
 from pathlib import Path
+from re import sub
 
 from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
@@ -32,7 +33,8 @@ html_math_renderer = "mathml"
 def _mathml(display: str):
     def visit(self, node):
         "Write a formula as MathML, which browsers draw by themselves: no script, no network."
-        self.body.append(convert(node.astext().strip(), display=display))
+        spaced = sub(r"\\(log|exp)(?=\s*(?:\w|\\(?:[A-Z]|math|t?frac|pi)))", r"\\\1\\,", node.astext().strip())  # browsers put no space after a name
+        self.body.append(convert(spaced, display=display))
         raise SkipNode
 
     return visit, None

@@ -51,7 +51,7 @@ class GenomicDecoder(nn.Module):
         n_programs: int,  # without the ambient one
         n_genes: int,  # all that are modelled
         n_leading: int,  # genes that training sees
-        ambient: float = 0.02,  # share of every nucleus that has the section's mean profile
+        ambient: float = 0.02,  # share of every nucleus that has the training spots' mean profile
         n_hidden: int = 0,  # units between latent point and programs; 0: none, a linear map
     ):
         super().__init__()

@@ -155,7 +155,7 @@ class StandModel(nn.Module):
         n_hidden: int = 256,  # units of both hidden layers
         n_latent: int = 16,  # numbers of a latent point
         dropout: float = 0.1,  # share of hidden units left out while training
-        ambient: float = 0.02,  # share of every nucleus that has the section's mean profile
+        ambient: float = 0.02,  # share of every nucleus that has the training spots' mean profile
         n_decoder_hidden: int = 0,  # units between latent point and programs; 0: none, a linear map
     ):
         super().__init__()
