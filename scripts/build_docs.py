@@ -89,7 +89,7 @@ def filled(text: str) -> str:
     "Put in what a page takes from elsewhere: comments of the form `<!-- output: notebook cell -->`, `<!-- table: pathology -->` and `<!-- tables -->`."
     text = re.sub(r"^<!-- output: (\S+) (\S+) -->$", lambda m: stored(m[1], m[2]), text, flags=re.M)
     text = text.replace("<!-- table: pathology -->", pathology()).replace("<!-- tables -->", tables())
-    return re.sub(r"^<!-- (set-up|skip)\b.*?-->\n", "", text, flags=re.M | re.S)  # for `check_docs.py`
+    return re.sub(r"^<!-- (set-up|skip|needs)\b.*?-->\n", "", text, flags=re.M | re.S)  # for `check_docs.py`
 
 
 def write(path: Path, text: str) -> None:

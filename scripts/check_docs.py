@@ -5,7 +5,7 @@ page by page and in order, in an empty folder; shell examples name commands and 
 show; errors that the documentation quotes are errors of the package; words are spelled as words are. The last line counts.
 
 An example that needs files is prepared by a comment `<!-- set-up ... -->` before it, which readers do not see, and one that cannot run here is
-marked by `<!-- skip: reason -->` and counted as skipped.
+marked by `<!-- skip: reason -->` and counted as skipped. After `<!-- needs: package -->` examples are skipped where that package is missing.
 """
 import argparse
 import ast
@@ -18,6 +18,7 @@ import tempfile
 import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -58,27 +59,28 @@ def not_in_reference(modules: dict[str, reference.Module]) -> list[str]:
     return sorted(wanted - there) + sorted(front - there)
 
 
-def parts(page: Path) -> list[tuple[str, int, str]]:  # kind ("python", "shell", "set-up", "skip"), line of its first line, text
+def parts(page: Path) -> list[tuple[str, int, str]]:  # kind ("python", "shell", "set-up", "skip", "needs"), line of its first line, text
     "Take the examples out of a page, and what prepares or excuses them."
     text, found = page.read_text(encoding="utf-8"), []
-    pattern = r"^<!-- set-up\n(?P<setup>.*?)^-->|^<!-- skip: (?P<skip>.*?) -->|^```(?P<language>\w*)\n(?P<code>.*?)^```"
+    pattern = r"^<!-- set-up\n(?P<setup>.*?)^-->|^<!-- skip: (?P<skip>.*?) -->|^<!-- needs: (?P<needs>\w+) -->|^```(?P<language>\w*)\n(?P<code>.*?)^```"
     for m in re.finditer(pattern, text, re.M | re.S):
-        kind = "set-up" if m["setup"] is not None else "skip" if m["skip"] else {"python": "python", "": "shell"}.get(m["language"], "other")
-        body = next(g for g in ("setup", "skip", "code") if m[g] is not None)
+        kind = "set-up" if m["setup"] is not None else "skip" if m["skip"] else "needs" if m["needs"] else {"python": "python", "": "shell"}.get(m["language"], "other")
+        body = next(g for g in ("setup", "skip", "needs", "code") if m[g] is not None)
         found.append((kind, text.count("\n", 0, m.start(body)), m[body]))
     return found
 
 
 def run_page(page: Path) -> int:
     "Run the examples of a page in this process and in a new folder; a line for each; returns how many failed."
-    space, skipped = {"__name__": "__main__"}, ""
+    space, skipped, missing = {"__name__": "__main__"}, "", ""
     where = page.relative_to(ROOT)
     os.chdir(tempfile.mkdtemp())
     for kind, line, code in parts(page):
         if kind == "skip": skipped = code
+        if kind == "needs" and find_spec(code) is None: missing = f"needs {code}, which is not installed here"
         if kind not in ("python", "set-up"): continue
-        if kind == "python" and skipped:
-            print(f"skipped {where}:{line + 1}: {skipped}", flush=True)
+        if skipped or missing:
+            if kind == "python": print(f"skipped {where}:{line + 1}: {skipped or missing}", flush=True)
             skipped = ""
             continue
         named = "stand" in space
@@ -100,8 +102,9 @@ def run_pages(jobs: int) -> None:
     def run(page: Path) -> subprocess.CompletedProcess:
         return subprocess.run([sys.executable, __file__, "--page", str(page)], env=env, capture_output=True, text=True, timeout=900)
 
+    pages = [page for page in PAGES if any(kind == "python" for kind, *_ in parts(page))]
     with ThreadPoolExecutor(jobs) as pool:
-        for page, ran in zip(PAGES, pool.map(run, PAGES)):
+        for page, ran in zip(pages, pool.map(run, pages)):
             lines = [line for line in ran.stdout.splitlines() if line.startswith(("passed ", "skipped ", "failed "))]
             done.update(line.split()[0] for line in lines)
             print(*[line for line in lines if not line.startswith("passed ")], sep="\n", end="\n" * any(not x.startswith("passed ") for x in lines))
