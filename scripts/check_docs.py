@@ -71,15 +71,14 @@ def parts(page: Path) -> list[tuple[str, int, str]]:  # kind ("python", "shell",
 
 
 def run_page(page: Path) -> int:
-    "Run the examples of a page in this process and in a new folder; a line for each; returns how many failed."
+    "Run the examples of a page in this process and in the working directory; a line for each; returns 1 if one failed."
     space, skipped, missing = {"__name__": "__main__"}, "", ""
     where = page.relative_to(ROOT)
-    os.chdir(tempfile.mkdtemp())
     for kind, line, code in parts(page):
         if kind == "skip": skipped = code
         if kind == "needs" and find_spec(code) is None: missing = f"needs {code}, which is not installed here"
         if kind not in ("python", "set-up"): continue
-        if skipped or missing:
+        if missing or kind == "python" and skipped:
             if kind == "python": print(f"skipped {where}:{line + 1}: {skipped or missing}", flush=True)
             skipped = ""
             continue
@@ -185,7 +184,13 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=2, help="pages whose examples run at a time (default: %(default)s)")
     parser.add_argument("--page", type=Path, help="run the examples of this page only, in this process")
     args = parser.parse_args()
-    if args.page: sys.exit(run_page(args.page.resolve()))
+    if args.page:
+        page = args.page.resolve()
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            status = run_page(page)
+            os.chdir(ROOT)
+        sys.exit(status)
     if not (HTML / "index.html").is_file(): sys.exit("no _docs/html: run scripts/build_docs.py first")
     modules = reference.modules()
     told("public names have a docstring, and parameters a meaning", undescribed(modules))
