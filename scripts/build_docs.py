@@ -103,7 +103,7 @@ def copy_notebook(path: Path, linked) -> None:
     for c in nb.cells:
         if c.cell_type != "markdown": continue
         c.source = re.sub(r"\s*\$\$(.+?)\$\$[ \t]*\n?", r"\n\n$$\n\1\n$$\n\n", c.source, flags=re.S)  # Jupyter takes formulas within a line, MyST does not
-        c.source = linked(c.source, target.parent.name)
+        c.source = linked(c.source.replace("](../docs/index.md)", "](../index.md)"), target.parent.name)  # it moves up, see `gather`
     target.parent.mkdir(parents=True, exist_ok=True)
     nb.metadata["language_info"] = {"name": "python"}
     nbformat.write(nb, target)
