@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stand-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env test slow browser tutorial export readme prepare figures clean
+.PHONY: help env test slow browser tutorial docs export readme prepare hooks figures clean
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1|/' | awk -F'|' '{printf "%-18s%s\n", $$1, $$2}'
@@ -25,7 +25,7 @@ $(STAMP): settings.ini setup.py
 	  echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3.11-venv"; exit 1; }
 	@echo "installing into $(VENV); this takes some minutes and about 7 GB"
 	@$(BIN)/python -m pip install --quiet --upgrade pip
-	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
 	@touch $@
 
 test: env ## test every notebook in a process of its own
@@ -40,6 +40,10 @@ browser: env ## test the viewer in a real browser (needs Chromium or Chrome; BRO
 tutorial: env ## run STAnD-tutorial.ipynb; the executed notebook and its pictures go to tutorial-output/
 	@$(BIN)/python scripts/run_notebooks.py STAnD-tutorial.ipynb --to $(TUTORIAL_OUT)
 
+docs: env ## build the documentation in _docs/html and check it: names, links, spelling; its examples are run
+	@$(BIN)/python scripts/build_docs.py
+	@$(BIN)/python scripts/check_docs.py --jobs $(JOBS)
+
 export: env ## clean the notebooks and export them to stand/
 	@$(BIN)/nbdev_clean
 	@$(BIN)/nbdev_clean --fname STAnD-tutorial.ipynb
@@ -49,6 +53,12 @@ readme: env ## write README.md from nbs/index.ipynb
 	@$(BIN)/python scripts/build_readme.py
 
 prepare: export readme ## what to do before a commit: clean, export, README
+
+hooks: env ## let git keep notebooks clean: a check before each commit, and merges cell by cell
+	@git config core.hooksPath .githooks
+	@git config merge.nbdev-merge.name "merge notebooks cell by cell"
+	@git config merge.nbdev-merge.driver "$(abspath $(BIN))/nbdev_merge %O %A %B %P"
+	@echo "git uses .githooks; undo it with: git config --unset core.hooksPath"
 
 figures: env ## draw the figures of the README again (needs section C4 in ../shared/data or STAND_DATA)
 	@$(BIN)/python scripts/make_figures.py

@@ -39,7 +39,7 @@ def modelled_counts(
 # %% ../nbs/08d_adaptation.ipynb #over-expected
 def row_slices(
     n: int,  # rows
-    width: int,
+    width: int,  # values of a row
     values: int = 1_000_000,  # at most, in a block of several rows; a million, 8 MB, stay in a processor's cache
 ) -> Iterator[slice]:
     "Cut rows into blocks."

@@ -41,7 +41,10 @@ class Bags:
         self.features = np.concatenate([s.features for s in sections])  # (n_nuclei, n_features)
         self.area_um2 = np.concatenate([s.nuclei["area_um2"].to_numpy() for s in sections])  # (n_nuclei,)
 
-    def pairs(self, spots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # rows of pairs, and which of `spots` each is of
+    def pairs(
+        self,
+        spots: np.ndarray,  # (n,) int
+    ) -> tuple[np.ndarray, np.ndarray]:  # rows of pairs, and which of `spots` each is of
         "Gather the pairs of some spots."
         n = self.n_nuclei[spots]
         which = np.repeat(np.arange(len(spots)), n)
@@ -76,7 +79,16 @@ def choose_genes(
 class SpotLoader(DataLoader):
     "fastai DataLoader over whole spots; a batch is (features, log area, overlap, spot, section, counts)."
 
-    def __init__(self, bags: Bags, spots: np.ndarray, median_area_um2: float, bs: int, shuffle: bool, seed: int, device=None):
+    def __init__(
+        self,
+        bags: Bags,  # of all sections
+        spots: np.ndarray,  # (n,) rows in the bags
+        median_area_um2: float,  # log areas are relative to it
+        bs: int,  # spots a batch
+        shuffle: bool,  # in another order each epoch
+        seed: int,  # for the order of the spots
+        device=None,  # where batches go; by default the CPU
+    ):
         super().__init__(list(map(int, spots)), bs=bs, shuffle=shuffle, num_workers=0, device=device)
         self.bags, self.spots, self.median_area_um2, self.n_inp, self.seed = bags, np.asarray(spots), median_area_um2, 5, seed
         self.rng = random.Random(seed)  # fastai draws the order of the spots from here

@@ -50,7 +50,7 @@ def spot_data(
     training: Sequence[Section],  # with spots, nuclei and features
     test: Section,  # likewise
     genes: Sequence[str],  # that all sections have
-    n_components: int = 64,
+    n_components: int = 64,  # of the nuclei's features
 ) -> tuple[SpotData, SpotData, np.ndarray]:  # training spots, test spots (both with nuclei only), names of the test spots
     "Gather what baselines see; components come from training nuclei only."
     train_bags, test_bags = Bags(training, genes), Bags([test], genes)
@@ -91,9 +91,9 @@ def regression(
     return method
 
 
-ridge = regression(_RIDGE)
-nearest_spots = regression(KNeighborsRegressor(20))
-random_forest = regression(RandomForestRegressor(100, min_samples_leaf=5, max_features="sqrt", random_state=0))
+ridge = regression(_RIDGE)  # regression of log-normalised counts on components
+nearest_spots = regression(KNeighborsRegressor(20))  # the mean of the 20 spots that look most alike
+random_forest = regression(RandomForestRegressor(100, min_samples_leaf=5, max_features="sqrt", random_state=0))  # 100 trees over all genes
 
 
 def pca_ridge(train: SpotData, test: SpotData) -> SpotPredictions:
@@ -185,7 +185,7 @@ def uniform_allocation(train: SpotData, test: SpotData) -> SpotPredictions:  # `
     return mean._replace(nuclei=nuclei)
 
 # %% ../nbs/10d_baselines.ipynb #baselines
-Method = Callable[[SpotData, SpotData], SpotPredictions]
+Method = Callable[[SpotData, SpotData], SpotPredictions]  # training and test spots to a prediction of the test spots
 
 baselines: dict[str, Method] = {
     "gene mean": gene_mean, "depth only": depth_only, "ridge": ridge, "PCA + ridge": pca_ridge, "nearest spots": nearest_spots, "random forest": random_forest,
@@ -196,7 +196,7 @@ allocations: dict[str, Method] = {"uniform allocation": uniform_allocation}
 
 # %% ../nbs/10d_baselines.ipynb #fit-once
 def fit_once(
-    method: Method,
+    method: Method,  # as in `baselines`
     train: SpotData,
     test: SpotData,
 ) -> tuple[SpotPredictions, SpotPredictions]:  # of the spots of `test`, and of `train`; neither of nuclei

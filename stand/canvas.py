@@ -91,7 +91,10 @@ class Shapes(NamedTuple):
     diameter: np.ndarray  # (n,) full-resolution pixels
     outline: np.ndarray | None = None  # (n,) polygons
 
-    def within(self, region: tuple) -> np.ndarray:  # (n,) bool
+    def within(
+        self,
+        region: tuple,  # x, y, width, height, full-resolution pixels
+    ) -> np.ndarray:  # (n,) bool
         "Say which shapes reach into a region."
         low, high = np.array(region[:2]), np.add(region[:2], region[2:])
         reach = self.diameter[:, None]
@@ -169,7 +172,7 @@ def colour_limits(
 def colour_bar(
     ax: Axes,
     marks: Collection,  # what is coloured
-    label: str,
+    label: str,  # with the unit
     extend: str,  # of `colour_limits`
 ) -> None:
     "Put a colour bar to the right of the axes, as high as they are."

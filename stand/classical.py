@@ -66,7 +66,11 @@ def _otsu_each(
     return (best + 1) * 3 / n_bins, gap[np.arange(n), best] * 3 / n_bins
 
 # %% ../nbs/03e_classical.ipynb #classical-labels
-def classical_labels(rgb: np.ndarray, mpp: float, stains: Stains) -> np.ndarray:
+def classical_labels(
+    rgb: np.ndarray,
+    mpp: float,
+    stains: Stains,  # of the slide
+) -> np.ndarray:
     "Label the nuclei of an image at the working resolution, (h, w) int32."
     density = hematoxylin(rgb, stains) / np.float32(stains.level)
     smooth = _without_ink(ndimage.gaussian_filter(density, 0.5 / mpp, truncate=3), mpp)
@@ -94,7 +98,10 @@ def largest_parts(labels: np.ndarray) -> np.ndarray:
     return np.where(keep[parts], labels, 0)
 
 
-def ellipticity(labels: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+def ellipticity(
+    labels: np.ndarray,
+    n: int,  # labels, the background among them
+) -> tuple[np.ndarray, np.ndarray]:
     "Area (px) of each of n labels, and its share of the area of the ellipse with the same second moments."
     at = np.flatnonzero(labels)
     l, (y, x) = labels.ravel()[at], np.divmod(at, labels.shape[1])

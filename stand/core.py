@@ -123,7 +123,7 @@ class Section:
     encoder: str | None = None  # which encoder made the features, at which µm per pixel
     spot_diameter_um: float | None = None  # diameter of a spot, µm
     mpp: float | None = None  # µm per full-resolution pixel
-    name: str = "section"
+    name: str = "section"  # told apart by it in results and models
 
     def __post_init__(self):
         if self.mpp is None and self.slide is not None: object.__setattr__(self, "mpp", self.slide.mpp)

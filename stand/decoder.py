@@ -45,7 +45,15 @@ _FAST = 10.0  # programs and dispersions move this many times faster than the le
 class GenomicDecoder(nn.Module):
     "ST-Genomic-Decoder: latent point to use of programs; programs and inverse dispersions of the genes."
 
-    def __init__(self, n_latent: int, n_programs: int, n_genes: int, n_leading: int, ambient: float = 0.02, n_hidden: int = 0):
+    def __init__(
+        self,
+        n_latent: int,  # numbers of a latent point
+        n_programs: int,  # without the ambient one
+        n_genes: int,  # all that are modelled
+        n_leading: int,  # genes that training sees
+        ambient: float = 0.02,  # share of every nucleus that has the training spots' mean profile
+        n_hidden: int = 0,  # units between latent point and programs; 0: none, a linear map
+    ):
         super().__init__()
         self.ambient, self.n_programs = ambient, n_programs
         self.use = nn.Linear(n_hidden or n_latent, n_programs)

@@ -87,7 +87,6 @@ def read_tile(
     return looks
 
 
-
 # %% ../nbs/04d_dense.ipynb #encode-looks
 def encode_looks(
     looks: Sequence[Look],  # of `read_tile`
@@ -112,7 +111,7 @@ def cores() -> int:
 
 def in_order(
     job: Callable,  # of one item
-    items: Sequence,
+    items: Sequence,  # what the jobs are about
     workers: int | None = None,  # threads; by default one a processor
 ) -> Iterator:  # job(item) for each item, in order
     "Run jobs in threads, at most two a worker ahead of what has been taken."

@@ -43,7 +43,11 @@ def draw_nuclei(
     return labels, draw_stained(ink, np.full(ink.shape, eosin))
 
 
-def scattered(size: int, n: int, seed: int = 0) -> np.ndarray:
+def scattered(
+    size: int,  # side of the square, pixels
+    n: int,  # ellipses
+    seed: int = 0,
+) -> np.ndarray:
     "Place n ellipses that do not touch, some of them elongated: (n, 5) for `draw_nuclei`."
     rng = np.random.default_rng(seed)
     step = size / np.ceil(np.sqrt(n))
@@ -77,7 +81,9 @@ class Stains(NamedTuple):
 _RUIFROK = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]])  # Ruifrok & Johnston 2001, H and E
 
 
-def unit(v: np.ndarray) -> np.ndarray:
+def unit(
+    v: np.ndarray,  # (..., n)
+) -> np.ndarray:
     "Scale vectors, the last axis, to length 1."
     return v / np.linalg.norm(v, axis=-1, keepdims=True)
 

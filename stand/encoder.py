@@ -58,17 +58,21 @@ class Projection(NamedTuple):
 class Encoder:
     "A network, how it looks at tissue, and what is kept of its features."
 
-    name: str
+    name: str  # of the network
     net: Body | Embedder  # read densely, or in crops
     mpp: tuple[float, ...] = SCALES  # µm per pixel at which a body looks
-    projection: Projection | None = None
+    projection: Projection | None = None  # linear map of the features; None: all are kept
     views: int = 1  # ways to lay the tissue that a body's maps are averaged over, see `stand.staining.all_round`
 
     def __str__(self) -> str:
         how = "in crops" if isinstance(self.net, Embedder) else f"at {'+'.join(f'{m:g}' for m in self.mpp)} µm/px"
         return f"{self.name} {how}" + (f" in {self.views} views" if self.views > 1 else "")
 
-    def save(self, folder: str | os.PathLike, overwrite: bool = False) -> Path:
+    def save(
+        self,
+        folder: str | os.PathLike,  # made if it does not exist
+        overwrite: bool = False,  # replace an encoder that is there
+    ) -> Path:
         "Write scales, projection and the network's weights as JSON and safetensors, whole or not at all."
         if not isinstance(self.net, Body): raise StandError(f"encoder {self.name!r}: only encoders with a body can be saved; this one is loaded by its name")
         state = {f"net.{k}": v.cpu().numpy() for k, v in self.net.net.state_dict().items()}

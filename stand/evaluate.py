@@ -61,8 +61,8 @@ def compare_nuclei(
     model: Learner | TrainedModel,  # trained on `training`
     training: Sequence[tuple[Section, AnnData]],  # sections and their truths, with obs["type"], as `pair_sections` gives them
     test: tuple[Section, AnnData],  # likewise, never seen in training
-    n_markers: int = 60,
-    methods: Mapping[str, Method] = quick_baselines,
+    n_markers: int = 60,  # genes to call markers
+    methods: Mapping[str, Method] = quick_baselines,  # by default gene mean, depth only and ridge; `baselines` has more
 ) -> pd.DataFrame:  # one row a method; columns of `nucleus_scores`
     "Score predictions of single nuclei of known truth beside baselines and an oracle that knows their types."
     (section, truth), (sections, truths) = test, zip(*training)

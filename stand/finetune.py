@@ -79,12 +79,12 @@ class SpotImages(SpotLoader):
 
     def __init__(
         self,
-        tissue: SpotTissue,
+        tissue: SpotTissue,  # where to look
         spots: np.ndarray,  # (n,) rows in the bags
         median_area_um2: float,  # log areas are relative to it
         n_shape: int,  # the last so many features of the bags are measured shapes
         bs: int,  # spots a batch
-        shuffle: bool,
+        shuffle: bool,  # in another order each epoch
         seed: int,  # for the order of the spots and for augmentation
         augment: bool = False,  # see each spot turned and stained at random
         device: str | torch.device | None = None,
@@ -135,7 +135,10 @@ class TunedModel(nn.Module):
         if self.projected: self.register_buffer("centre", torch.from_numpy(encoder.projection.mean))
         if self.projected: self.register_buffer("matrix", torch.from_numpy(encoder.projection.matrix))
 
-    def train(self, mode: bool = True) -> "TunedModel":
+    def train(
+        self,
+        mode: bool = True,  # False: evaluation
+    ) -> "TunedModel":
         "Set the mode of the heads; the body keeps its batch statistics, which is evaluation mode."
         super().train(mode)
         self.body.eval()

@@ -60,7 +60,7 @@ def known_names(
 
 def class_colours(
     cells: AnnData,
-    column: str,
+    column: str,  # of obs
     names: Sequence[str],  # of its classes, in order
 ) -> np.ndarray:  # (n_classes, 3) uint8
     "Choose the colours that scanpy keeps, else 8 that the colour-blind can tell apart, else 20, else a run of hues; grey for other."
@@ -124,7 +124,7 @@ def nucleus_facts(
 def gene_interval(
     cells: AnnData,
     gene: str,
-    level: float = 0.9,
+    level: float = 0.9,  # probability inside
 ) -> tuple[str, np.ndarray] | None:  # label and bounds (n_nuclei, 2); None if this name has no intervals
     "Bound the captured counts of a gene."
     if gene not in cells.var_names or "stand" not in cells.uns or "phi" not in cells.varm: return None
@@ -133,7 +133,7 @@ def gene_interval(
 
 def card_lines(
     cells: AnnData,
-    row: int,
+    row: int,  # of the nucleus
     name: str,  # what colours the nuclei
 ) -> list[tuple[str, Any]]:
     "Say what is known of a nucleus."
@@ -155,7 +155,7 @@ class Layers:
     shapes: Shapes = field(repr=False)
     slide: Slide | None = field(repr=False)  # None: white
     frame: tuple[float, float, float, float]  # region with all nuclei: x, y, width, height, full-resolution pixels
-    blocks: Blocks = field(repr=False)
+    blocks: Blocks = field(repr=False)  # nuclei by place
     names: tuple[list[str], list[str]] = field(repr=False)  # genes and columns that can be asked for
 
     @property

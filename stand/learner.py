@@ -36,7 +36,10 @@ from .reference import profiles_of
 class Ensemble(nn.Module):
     "Several models of one shape that see the same batches."
 
-    def __init__(self, members: Sequence[StandModel]):
+    def __init__(
+        self,
+        members: Sequence[StandModel],  # of one shape
+    ):
         super().__init__()
         self.members = nn.ModuleList(members)
 
@@ -49,7 +52,10 @@ class Ensemble(nn.Module):
 class SpotLoss(nn.Module):
     "Mean negative log likelihood of spots plus `kl_weight` times the divergence of latent points, averaged over members."
 
-    def __init__(self, kl_weight: float = 0.1):
+    def __init__(
+        self,
+        kl_weight: float = 0.1,  # weight of the latent points' divergence from their prior
+    ):
         super().__init__()
         self.kl_weight = kl_weight
 
@@ -84,7 +90,10 @@ class ProportionPearson(Callback):
 
     order = 15
 
-    def __init__(self, n_top: int = 250): self.n_top, self.value = n_top, None
+    def __init__(
+        self,
+        n_top: int = 250,  # average over this many genes with the most counts
+    ): self.n_top, self.value = n_top, None
     def before_validate(self): self.predicted, self.observed = [], []
 
     def after_pred(self):
@@ -112,7 +121,10 @@ class OneThread(Callback):
     def after_fit(self): torch.set_num_threads(self.threads)
 
 # %% ../nbs/08_learner.ipynb #fused-adam
-def fused_adam(params: Sequence, lr: float) -> OptimWrapper:
+def fused_adam(
+    params: Sequence,  # groups of parameters
+    lr: float,
+) -> OptimWrapper:
     "Make an Adam with decoupled weight decay and fastai's defaults that fastai can steer."
     fused = next(iter(params[0])).device.type in ("cpu", "cuda")
     return OptimWrapper(params, torch.optim.AdamW, lr=lr, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.01, fused=fused)
@@ -123,7 +135,10 @@ class Settle(Callback):
 
     order = 70  # after callbacks that go back to the best weights at the end
 
-    def __init__(self, decoders: Sequence[GenomicDecoder]):
+    def __init__(
+        self,
+        decoders: Sequence[GenomicDecoder],  # of all members
+    ):
         self.decoders, self.done = decoders, True
         self.predictability, self.n_held_out = None, 0  # see `TrainedModel`
 
@@ -161,7 +176,7 @@ class Settle(Callback):
 
 # %% ../nbs/08_learner.ipynb #stand-learner
 def stand_learner(
-    dls: STDataLoaders,
+    dls: STDataLoaders,  # of `STDataLoaders.from_sections`
     n_programs: int = 16,  # programs to mix; fewer if there are not enough training spots
     ensemble: int = 3,  # models trained side by side; their mean is better than one and takes as many times as long
     seed: int = 0,  # for starting values, dropout and the order of the spots

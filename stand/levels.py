@@ -158,8 +158,8 @@ def check_white(
 class WholeArray:
     "An array that can only be had whole: its shape is known at once, its values are made at the first slice and kept."
 
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    shape: tuple[int, ...]  # of the values, known without reading them
+    dtype: np.dtype  # of the values
     decode: Callable[[], np.ndarray] = field(repr=False)  # makes the values; called once, whatever the number of threads
     _lock: Any = field(default_factory=Lock, repr=False, compare=False)
     _pixels: np.ndarray | None = field(default=None, repr=False, compare=False)

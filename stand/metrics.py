@@ -61,7 +61,9 @@ def spearman(
     return pearson(*(rankdata(v, axis=0) for v in _scorable(predicted, observed)))
 
 
-def mean_score(scores: np.ndarray) -> float:
+def mean_score(
+    scores: np.ndarray,  # (n_genes,), NaN where there is none
+) -> float:
     "Average the scores that are defined; NaN if none is."
     defined = np.asarray(scores, dtype=float)
     defined = defined[~np.isnan(defined)]
@@ -104,7 +106,7 @@ def from_lognorm(
 
 # %% ../nbs/10b_metrics.ipynb #spot-scores
 def spot_scores(
-    predicted: SpotPredictions,
+    predicted: SpotPredictions,  # for the same spots
     counts: np.ndarray,  # (n_spots, n_genes) measured, raw
     genes: np.ndarray,  # positions of the genes to average over
 ) -> dict[str, float]:
@@ -124,7 +126,7 @@ def smoothed(
 
 
 def gene_scores(
-    predicted: SpotPredictions,
+    predicted: SpotPredictions,  # for the same spots
     counts: np.ndarray,  # (n_spots, n_genes) measured, raw
     xy: np.ndarray | None = None,  # (n_spots, 2) places, to score against smoothed labels as well
     radius: float | None = None,  # of smoothing, in the unit of `xy`
@@ -140,7 +142,7 @@ def gene_scores(
 
 def gene_sets(
     counts: np.ndarray,  # (n_spots, n_genes) of training spots
-    n_top: int = 250,
+    n_top: int = 250,  # genes of a set
 ) -> dict[str, np.ndarray]:  # positions of genes
     "Choose genes to average over by the mean and the variance of training spots' proportions."
     proportion = normalised_counts(counts).proportion
@@ -246,7 +248,7 @@ def interval_scores(
 def pit_histogram(
     below: np.ndarray,  # (...) predicted probability of fewer counts than observed
     at_most: np.ndarray,  # (...) of as many or fewer
-    bins: int = 10,
+    bins: int = 10,  # of equal width, from 0 to 1
 ) -> np.ndarray:  # (bins,) density, 1 everywhere if calibrated
     "Spread the observed counts over the quantiles of their predicted distributions, without chance (non-randomised PIT)."
     below, at_most = (np.ravel(v).astype(float)[:, None] for v in (below, at_most))
@@ -260,7 +262,7 @@ def pit_histogram(
 def sample_pit(
     samples: np.ndarray,  # (n_samples, ...) drawn counts
     observed: np.ndarray,  # (...)
-    bins: int = 10,
+    bins: int = 10,  # of equal width, from 0 to 1
 ) -> np.ndarray:  # (bins,) of `pit_histogram`
     "Make the histogram from draws of the predicted distributions."
     return pit_histogram((samples < observed).mean(0), (samples <= observed).mean(0), bins)

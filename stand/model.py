@@ -31,7 +31,11 @@ from .likelihood import moment_phi, nb_log_prob
 class Whitening(nn.Module):
     "Standardise features and rotate them to scaled principal components; fixed numbers, not trained."
 
-    def __init__(self, n_features: int, n_components: int):
+    def __init__(
+        self,
+        n_features: int,  # of a nucleus
+        n_components: int,  # to keep
+    ):
         super().__init__()
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("projection", torch.zeros(n_features, n_components))
@@ -66,7 +70,10 @@ class Whitening(nn.Module):
         outside = ((features - self.mean) / self.std).square().sum(1) - (white * self.scale).square().sum(1)
         return white.norm(dim=1), outside.clamp(min=0).sqrt()
 
-    def strangeness(self, features: Tensor) -> Tensor:  # (n, n_features) -> (n,); above 1 is farther out than 99 % of the training nuclei
+    def strangeness(
+        self,
+        features: Tensor,  # of nuclei
+    ) -> Tensor:  # (n, n_features) -> (n,); above 1 is farther out than 99 % of the training nuclei
         "Measure how unlike the training nuclei features are."
         return (torch.stack(self._distances(features), 1) / self.limits).amax(1)
 
@@ -74,7 +81,10 @@ class Whitening(nn.Module):
 class Dropout(nn.Module):
     "Leave out a share of the inputs while training, as `nn.Dropout` does, with the share rounded to 1/256."
 
-    def __init__(self, share: float):
+    def __init__(
+        self,
+        share: float,  # of the inputs, 0 to below 1
+    ):
         super().__init__()
         self.level = round(256 * share)
 
@@ -87,7 +97,14 @@ class Dropout(nn.Module):
 class ImageEncoder(nn.Module):
     "ST-Image-Encoder head: whitened features to a latent point and the RNA content of the nucleus."
 
-    def __init__(self, n_features: int, n_components: int = 64, n_hidden: int = 256, n_latent: int = 16, dropout: float = 0.1):
+    def __init__(
+        self,
+        n_features: int,  # of a nucleus
+        n_components: int = 64,  # of them, after whitening
+        n_hidden: int = 256,  # units of both hidden layers
+        n_latent: int = 16,  # numbers of a latent point
+        dropout: float = 0.1,  # share of hidden units left out while training
+    ):
         super().__init__()
         self.whiten = Whitening(n_features, n_components)
         self.body = nn.Sequential(
@@ -127,9 +144,21 @@ class SpotPrediction(_SpotPrediction):
 class StandModel(nn.Module):
     "The generative model of one section after another: nuclei to spots."
 
-    def __init__(self, n_features: int, n_genes: int, n_sections: int, n_programs: int = 16, n_leading: int | None = None, n_components: int = 64,
-                 n_hidden: int = 256, n_latent: int = 16, dropout: float = 0.1, ambient: float = 0.02,
-                 n_decoder_hidden: int = 0, batch_effects: bool = False):
+    def __init__(
+        self,
+        n_features: int,  # of a nucleus
+        n_genes: int,  # all that are modelled
+        n_sections: int,  # of training
+        n_programs: int = 16,  # without the ambient one
+        n_leading: int | None = None,  # genes that training sees; by default all
+        n_components: int = 64,  # of the features, after whitening
+        n_hidden: int = 256,  # units of both hidden layers
+        n_latent: int = 16,  # numbers of a latent point
+        dropout: float = 0.1,  # share of hidden units left out while training
+        ambient: float = 0.02,  # share of every nucleus that has the training spots' mean profile
+        n_decoder_hidden: int = 0,  # units between latent point and programs; 0: none, a linear map
+        batch_effects: bool = False,  # a factor for each section and leading gene, if there are several sections
+    ):
         super().__init__()
         self.encoder = ImageEncoder(n_features, n_components, n_hidden, n_latent, dropout)
         self.decoder = GenomicDecoder(n_latent, n_programs, n_genes, min(n_leading or n_genes, n_genes), ambient, n_decoder_hidden)
@@ -172,7 +201,7 @@ class StandModel(nn.Module):
 
 # %% ../nbs/07_model.ipynb #spot-nll
 def spot_nll(
-    predicted: SpotPrediction,
+    predicted: SpotPrediction,  # of the model, for these spots
     counts: Tensor,  # (n_spots, n_genes) measured, of all genes
 ) -> Tensor:  # (n_spots,) negative log likelihood: composition given the total, and the total
     "Score spots under the model, their own efficiency integrated out."
@@ -227,7 +256,7 @@ def start_model(
     return model
 
 # %% ../nbs/07_model.ipynb #modelinfo
-FORMAT_VERSION = 4
+FORMAT_VERSION = 4  # of model folders; raised when older ones cannot be read any more
 
 
 @dataclass
@@ -239,7 +268,7 @@ class ModelInfo:
     encoder: str  # encoder of the image features
     median_area_um2: float  # of the training nuclei; log areas are relative to it
     settings: dict  # keyword arguments of `StandModel`
-    version: int = FORMAT_VERSION
+    version: int = FORMAT_VERSION  # of the model folder
 
 # %% ../nbs/07_model.ipynb #trainedmodel
 class TrainedModel:
@@ -247,8 +276,8 @@ class TrainedModel:
 
     def __init__(
         self,
-        members: Sequence[StandModel],
-        info: ModelInfo,
+        members: Sequence[StandModel],  # of one shape; one, or an ensemble
+        info: ModelInfo,  # what they know besides their numbers
         predictability: np.ndarray | None = None,  # (n_genes,) correlation of predicted and measured proportions over held-out spots; NaN: not known
         n_held_out: int = 0,  # spots that the correlations were measured on
     ):

@@ -52,7 +52,11 @@ def _instanseg_labels(rgb: np.ndarray, network: torch.nn.Module, bounds: np.ndar
     with torch.inference_mode(): return network(torch.from_numpy(scaled).movedim(-1, 0)[None].to(device))[0, 0].cpu().numpy()
 
 
-def instanseg_segmenter(sample: np.ndarray, mpp: float, weights: str | os.PathLike | None) -> Callable:
+def instanseg_segmenter(
+    sample: np.ndarray,  # (..., 3) uint8 tissue of the slide, for those that scale by it
+    mpp: float,
+    weights: str | os.PathLike | None,  # file or folder of the network
+) -> Callable:
     "Make a segmenter of InstanSeg."
     bounds = np.percentile(sample.reshape(-1, 3), [0.1, 99.9], axis=0).astype(np.float32)
     predict = partial(_instanseg_labels, network=_loadinstanseg_segmenter(weights), bounds=bounds)
@@ -64,7 +68,11 @@ def _missing(method: str, packages: str, error: Exception) -> StandError:
                       "or run it yourself and give its label image: segment_nuclei(section, labels=...)")
 
 
-def stardist_segmenter(sample: np.ndarray, mpp: float, weights: str | os.PathLike | None) -> Callable:
+def stardist_segmenter(
+    sample: np.ndarray,  # (..., 3) uint8 tissue of the slide, for those that scale by it
+    mpp: float,
+    weights: str | os.PathLike | None,  # file or folder of the network
+) -> Callable:
     "Make a segmenter of StarDist: `weights` is the folder of a trained model, by default 2D_versatile_he is fetched."
     try: from stardist.models import StarDist2D
     except ImportError as error: raise _missing("stardist", "stardist tensorflow", error) from error
@@ -75,7 +83,11 @@ def stardist_segmenter(sample: np.ndarray, mpp: float, weights: str | os.PathLik
     return lambda rgb: _at_resolution(predict, rgb, mpp, 0.5)
 
 
-def cellpose_segmenter(sample: np.ndarray, mpp: float, weights: str | os.PathLike | None) -> Callable:
+def cellpose_segmenter(
+    sample: np.ndarray,  # (..., 3) uint8 tissue of the slide, for those that scale by it
+    mpp: float,
+    weights: str | os.PathLike | None,  # file or folder of the network
+) -> Callable:
     "Make a segmenter of Cellpose: `weights` is a model file, by default the package's own model is fetched."
     try: from cellpose.models import CellposeModel
     except ImportError as error: raise _missing("cellpose", "cellpose", error) from error

@@ -31,7 +31,7 @@ from .viewer import Viewer
 # %% ../nbs/13a_page.ipynb #pack-def
 def pack(
     content: Any,  # what JSON can hold
-    buffers: Sequence[bytes] = (),
+    buffers: Sequence[bytes] = (),  # numbers and pictures as bytes
 ) -> bytes:  # base64 of gzip
     "Pack an answer for the page."
     head = json.dumps(dict(content=content, sizes=[len(b) for b in buffers]), allow_nan=False).encode()

@@ -49,7 +49,7 @@ class Recipe(NamedTuple):
     input_px: int | None = 224  # side of a crop, pixels; None: any
     mpp: float | None = 0.5  # µm per pixel; None: any
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN  # of the channels, pixels scaled to 0..1
-    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
+    std: tuple[float, ...] = IMAGENET_DEFAULT_STD  # of the channels
     pooling: str = "pooled"  # as `pool_tokens` takes it; "pooled" is the class token for transformers of this table
     n_prefix: int = 1  # tokens before those of the patches: the class token and registers
     kwargs: dict = {}  # of `timm.create_model`, besides num_classes=0

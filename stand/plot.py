@@ -25,7 +25,11 @@ from .overlap import array_turn, squares
 from .prediction import expression
 
 # %% ../nbs/12_plot.ipynb #shapes
-def shapes_of(cells: AnnData, section: Section | None, outlines: bool) -> Shapes:
+def shapes_of(
+    cells: AnnData,
+    section: Section | None,
+    outlines: bool,  # outlines of the section's nuclei; False: disks
+) -> Shapes:
     "Find outlines, or places and sizes, of cells."
     if not isinstance(cells, AnnData): raise StandError(f"cells: found {type(cells).__name__}; wanted an AnnData")
     if not len(cells): raise StandError("cells: found 0 nuclei; wanted at least one")
@@ -50,7 +54,11 @@ def _outlines_of(cells: AnnData, section: Section, xy: np.ndarray) -> Shapes:
                      "give the section the cells were made from, or outlines=False")
 
 # %% ../nbs/12_plot.ipynb #values
-def values_of(cells: AnnData, gene: str, values: Any = None) -> np.ndarray:  # (n,) float
+def values_of(
+    cells: AnnData,
+    gene: str,
+    values: Any = None,  # (n,) to take instead
+) -> np.ndarray:  # (n,) float
     "Take the given values, or those of a gene in X, or those of any modelled gene."
     if values is None and gene not in cells.var_names and "X_programs" in cells.obsm:
         values = expression(cells, gene)[gene]
@@ -75,13 +83,13 @@ def plot_gene(
     limits: tuple[float, float] = (1, 99),  # percentiles of the values at the ends of the colour scale
     vmin: float | None = None,  # value at the lower end instead
     vmax: float | None = None,  # value at the upper end instead
-    cmap: str | Colormap = CMAP,
+    cmap: str | Colormap = CMAP,  # matplotlib's, or its name
     background: bool = True,  # draw the H&E; False: white
     dim: float = 0.4,  # share of white blended into the H&E
     alpha: float | Sequence[float] = 0.9,  # opacity of the nuclei, 0 to 1: of all, or (n_nuclei,)
     values: Sequence[float] | None = None,  # (n_nuclei,) numbers to show instead of the gene's expected counts
     label: str | None = None,  # of the colour bar
-    title: str | None = None,
+    title: str | None = None,  # by default the gene
     size: float = 8.0,  # width of a new figure, inches
     max_px: int = 1600,  # longer side of the picture that is read, pixels
 ) -> Axes:  # in full-resolution pixels; the nuclei are its first collection

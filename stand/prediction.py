@@ -79,7 +79,7 @@ _MAX_VALUES = 250_000_000  # of X, when no genes are asked for: 1 GB of float32
 def genes_asked(
     model: TrainedModel,
     genes: Sequence[str] | None,  # None: all, or as many of the first by training abundance as X may hold
-    n_nuclei: int,
+    n_nuclei: int,  # rows of X
 ) -> np.ndarray:  # (n_genes,) positions in the model
     "Find the genes for X."
     if genes is not None: return gene_index(genes, model.info.genes)
@@ -104,8 +104,8 @@ def nuclei_table(
     rows: np.ndarray,  # (n_genes,) positions of the genes in the model
     x: np.ndarray,  # (n_nuclei, n_genes) float32
     programs: Sequence[np.ndarray],  # this and the next two: of each member, as `decode_nuclei` gives them
-    size: Sequence[np.ndarray],
-    latent: Sequence[np.ndarray],
+    size: Sequence[np.ndarray],  # RNA content
+    latent: Sequence[np.ndarray],  # latent means
 ) -> AnnData:
     "Assemble the table of nuclei."
     nuclei, whiten = section.nuclei, model.members[0].encoder.whiten

@@ -26,7 +26,7 @@ from .staining import VIEWS, jitter_stain, turned
 def encode_views(
     section: Section,  # with slide, µm per pixel and nuclei
     encoder: Encoder,  # with a body; its projection is not used
-    n_patches: int = 40,
+    n_patches: int = 40,  # squares of tissue to look at
     patch_um: float = 128.0,  # side of a patch, µm
     halo_px: int = 64,  # border that is seen but not used, pixels of each scale
     seed: int = 0,
@@ -94,9 +94,9 @@ def pretrain_encoder(
     encoder: str | Encoder = DEFAULT_ENCODER,  # a dense one, see `load_encoder`
     n_components: int = 128,  # features to keep
     n_patches: int = 100,  # in all, shared out evenly; each gives about a hundred nuclei of dense tissue
-    seed: int = 0,
+    seed: int = 0,  # one seed gives one result
     device: str | None = None,  # by default the fastest one here
-    progress: bool = True,
+    progress: bool = True,  # show a progress bar
 ) -> Encoder:  # for `encode_nuclei`; `save` keeps it
     "Learn from slides which features of an encoder do not depend on how a slide lies and is stained."
     sections = [sections] if isinstance(sections, Section) else list(sections)

@@ -41,7 +41,7 @@ def _log_ratio(profiles: np.ndarray, use: np.ndarray) -> np.ndarray:  # (n_progr
 
 def top_genes(
     cells: AnnData,  # of `predict_nuclei` or `deconvolve`
-    n: int = 10,
+    n: int = 10,  # genes of each program
 ) -> pd.DataFrame:  # (n, n_programs) names of genes, the most telling first
     "List the genes that set each program apart."
     profiles, use = joint_programs(cells)
@@ -57,7 +57,7 @@ MARKERS = {
     "myeloid": ["CD68", "LYZ", "C1QA", "TYROBP"],
     "endothelial": ["PECAM1", "VWF", "CLDN5"],
     "fibroblast": ["PDGFRB", "COL1A1", "COL1A2", "DCN", "LUM"],
-}
+}  # type: genes that mark it, in human tissue
 
 # %% ../nbs/09b_programs.ipynb #program-types
 def program_types(

@@ -18,7 +18,7 @@ from .dyes import Stains, estimate_stains
 from .landscape import landscape_labels, slide_bounds
 
 # %% ../nbs/03h_segmenters.ipynb #segmenter
-METHODS = ("watershed", "classical", "instanseg", "stardist", "cellpose")
+METHODS = ("watershed", "classical", "instanseg", "stardist", "cellpose")  # ways to find nuclei
 
 
 def segmenter(

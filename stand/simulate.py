@@ -77,7 +77,7 @@ def morphology_types(
 # %% ../nbs/10_simulate.ipynb #smooth-domains
 def smooth_domains(
     xy_um: np.ndarray,  # (n, 2) places, µm
-    n_domains: int,
+    n_domains: int,  # at most
     length_um: float,  # over which the fields change, µm: domains are about 1.5 times as wide
     rng: np.random.Generator,
 ) -> np.ndarray:  # (n,) int
@@ -144,7 +144,7 @@ def caught_counts(
 def sum_rows(
     rows: csr_matrix,  # (n, n_columns)
     group: np.ndarray,  # (n,) int, -1 for rows to leave out
-    n_groups: int,
+    n_groups: int,  # rows of the result
 ) -> csr_matrix:  # (n_groups, n_columns)
     "Sum rows by group."
     kept = np.flatnonzero(group >= 0)
@@ -204,7 +204,7 @@ def _with_listed(
 # %% ../nbs/10_simulate.ipynb #with-truth
 def with_truth(
     section: Section,  # with the nuclei that are listed and the spots' places
-    genes: Sequence[str],
+    genes: Sequence[str],  # names of the columns
     full: csr_matrix,  # (n, n_genes) counts of all there is: nuclei, cells or bins
     owner: np.ndarray,  # (n,) nucleus of the section that each belongs to, -1 for none
     caught: tuple[csr_matrix, np.ndarray, np.ndarray],  # of `caught_counts`

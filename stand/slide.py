@@ -130,7 +130,7 @@ class Slide:
 
     levels: list = field(repr=False)  # finest first; each slices to (h, w, >= 3) uint8
     mpp: float | None = None  # µm per full-resolution pixel, None if nobody knows
-    name: str = "slide"
+    name: str = "slide"  # for messages and tables
     path: Path | None = field(default=None, init=False, repr=False, compare=False)  # set by `open_slide`; `replace` forgets it
 
     def __reduce_ex__(self, protocol: int) -> tuple:
@@ -155,7 +155,14 @@ class Slide:
         "Read a region at a resolution."
         return self.read_scaled(x, y, width, height, 1.0 if mpp is None else _scale(self, mpp))
 
-    def read_scaled(self, x: float, y: float, width: float, height: float, scale: float) -> np.ndarray:
+    def read_scaled(
+        self,
+        x: float,  # left edge, full-resolution pixels
+        y: float,  # upper edge
+        width: float,  # full-resolution pixels
+        height: float,  # full-resolution pixels
+        scale: float,  # pixels of the result per full-resolution pixel
+    ) -> np.ndarray:
         "Read a region as `read` does, at a scale: output pixels per full-resolution pixel."
         return read_levels(self.levels, x, y, width, height, scale)
 

@@ -14,21 +14,21 @@ from .core import unknown_name
 from .download import cache_folder, fetch
 
 # %% ../nbs/02j_sources.ipynb #source
-TENX = "https://cf.10xgenomics.com/samples"
+TENX = "https://cf.10xgenomics.com/samples"  # where 10x Genomics keeps files of public sections
 
 
 @dataclass(frozen=True)
 class Source:
     "Where the files of a public section lie, and what is known of them."
 
-    technology: str
+    technology: str  # of the array
     what: str  # tissue and preparation
     size: str  # of all its files
     page: str  # where a person finds it
     path: str  # folder under `TENX`; its last part is the sample, with which the names of the files begin
     files: dict[str, tuple[str | None, int | None]]  # how the name goes on -> checksum (None: not known), bytes (None: not known)
     copy: str | None = None  # another folder with the same files
-    licence: str = "CC BY 4.0"
+    licence: str = "CC BY 4.0"  # of the files
 
 # %% ../nbs/02j_sources.ipynb #6159930a
 _SQUIDPY = "https://exampledata.scverse.org/squidpy/10x_genomics"
@@ -67,7 +67,7 @@ SOURCES = {
             "he_image.ome.tif": ("md5:fc0d0d38b7c039cc0682e51099f8d841", None),
             "he_imagealignment.csv": (None, None),
         }),
-}
+}  # name: where it lies
 
 # %% ../nbs/02j_sources.ipynb #fetch-files
 def fetch_files(

@@ -31,8 +31,8 @@ def _marks(section: Section, nuclei: bool) -> pd.Index:
 
 
 def check_disjoint(
-    training: Sequence[Section],
-    test: Sequence[Section] | Section,
+    training: Sequence[Section],  # sections that were trained on
+    test: Sequence[Section] | Section,  # sections that were not
     nuclei: bool = False,  # ask it of nuclei as well
 ) -> None:
     "Raise `StandError` if a test spot is also one of training."
@@ -47,9 +47,9 @@ def check_disjoint(
 class Split(NamedTuple):
     "Sections to train on, and sections to test on."
 
-    name: str
-    training: list[Section]
-    test: list[Section]
+    name: str  # what was left out
+    training: list[Section]  # sections
+    test: list[Section]  # sections
 
 
 def by_patient(
@@ -72,7 +72,7 @@ def by_section(sections: Sequence[Section]) -> Iterator[Split]:
 # %% ../nbs/10c_splits.ipynb #by-block
 def by_block(
     section: Section,  # with spots
-    n_blocks: int = 4,
+    n_blocks: int = 4,  # parts to leave out, one after the other
     buffer_um: float | None = None,  # training spots this near to a test spot are left out, µm; by default the pitch
     seed: int = 0,
 ) -> Iterator[Split]:

@@ -41,8 +41,8 @@ def with_overview(
 def read_tile(
     slide: Slide,  # of `with_overview`
     level: int,  # 0 is full resolution, each next one half of it
-    column: int,
-    row: int,
+    column: int,  # from the left, 0 is the first
+    row: int,  # from the top
 ) -> np.ndarray:  # (h, w, 3) uint8, 512 px a side but at the right and lower edge of the slide
     "Read one tile."
     step = SIDE * 2**level
@@ -56,10 +56,10 @@ class Blocks(NamedTuple):
     "Nuclei by squares of the slide; block k is in column k % columns and row k // columns."
 
     left: float  # of the first square, full-resolution pixels
-    top: float
+    top: float  # likewise
     side: float  # of a square
-    columns: int
-    rows: int
+    columns: int  # of squares
+    rows: int  # of squares
     order: np.ndarray  # (n,) rows of the nuclei, block by block
     start: np.ndarray  # (columns * rows + 1,) where each block begins in `order`
 

@@ -113,7 +113,7 @@ def sample_counts(
     cells: AnnData,  # of `deconvolve` or `predict_nuclei`
     genes: str | Sequence[str],  # in `cells.var_names`
     n: int = 100,  # tables to draw; they take 4 * n * n_nuclei * n_genes bytes
-    seed: int = 0,
+    seed: int = 0,  # one seed gives one result
 ) -> np.ndarray:  # (n, n_nuclei, n_genes) int32
     "Draw the captured counts of nuclei, all together."
     rows, rng = gene_index(genes, cells.var_names), np.random.default_rng(seed)

@@ -21,7 +21,7 @@ from .layers import CMAPS, Layers, answer, make_layers
 from .plot import CMAP
 
 # %% ../nbs/13_viewer.ipynb #checks
-SPOTS = ["off", "outlines", "measured"]
+SPOTS = ["off", "outlines", "measured"]  # how spots may be shown
 
 
 def check_limits(
@@ -74,7 +74,11 @@ class Viewer(AnyWidget):
     height = Int(600, min=320).tag(sync=True)  # CSS pixels
     n_selected = Int(0).tag(sync=True)
 
-    def __init__(self, layers: Layers, **settings):
+    def __init__(
+        self,
+        layers: Layers,
+        **settings,  # its traits: gene, cmap, limits, ...
+    ):
         self.layers, self._selected = layers, np.empty(0, int)
         super().__init__(**settings)
         self.on_msg(self._receive)
@@ -146,7 +150,7 @@ def view(
     limits: tuple[float, float] = (1, 99),  # percentiles of the values at the ends of the colour scale
     vmin: float | None = None,  # value at the lower end instead
     vmax: float | None = None,  # value at the upper end instead
-    cmap: str = CMAP,
+    cmap: str = CMAP,  # matplotlib's name of a colour map
     background: bool = True,  # show the H&E; False: white
     dim: float = 0.4,  # share of white blended into the H&E
     alpha: float = 0.9,  # opacity of the nuclei
