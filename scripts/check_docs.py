@@ -191,6 +191,7 @@ if __name__ == "__main__":
             status = run_page(page)
             os.chdir(ROOT)
         sys.exit(status)
+    sys.path.insert(0, str(ROOT))  # this working tree, whatever is installed
     if not (HTML / "index.html").is_file(): sys.exit("no _docs/html: run scripts/build_docs.py first")
     modules = reference.modules()
     told("public names have a docstring, and parameters a meaning", undescribed(modules))
