@@ -80,7 +80,7 @@ def _fading(cells: AnnData, gene: str, section: Section | None, ax: Axes | None,
     kwargs = dict(title=f"{gene}, faint where uncertain") | kwargs
     ax = plot_gene(cells, gene, section, ax, alpha=opacity_of(believed(cells, gene)), **kwargs)
     steps = {f"{ratio:g} × value": Patch(facecolor="#31688e", alpha=float(opacity_of(1 / (1 + ratio)))) for ratio in (0.5, 1, 2, 5)}
-    ax.legend(steps.values(), steps, title="sd", loc="upper left", borderaxespad=0.3, framealpha=0.75, edgecolor="none", fontsize=7, title_fontsize=7)
+    ax.legend(steps.values(), steps, title="sd", loc="upper left", borderaxespad=0.3, framealpha=0.75, edgecolor="none", fontsize=8, title_fontsize=8)
     return ax
 
 # %% ../nbs/12c_maps.ipynb #programs
