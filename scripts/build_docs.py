@@ -55,7 +55,8 @@ def known_names(modules: dict[str, reference.Module]) -> dict[str, str]:
 
 def stored(notebook: str, cell: str) -> str:
     "What a cell of a notebook has printed or shown as a table, as it is stored; notes to the reader of the notebook left out."
-    found = next(c for c in nbformat.read(ROOT / notebook, as_version=4).cells if c.id == cell)
+    found = next((c for c in nbformat.read(ROOT / notebook, as_version=4).cells if c.id == cell), None)
+    if found is None: raise SystemExit(f"{notebook} has no cell {cell}, whose output a page of docs/ wants")
     blocks = []
     for o in found.outputs:
         data = o.get("data", {})
@@ -86,10 +87,10 @@ def tables() -> str:
 
 
 def filled(text: str) -> str:
-    "Put in what a page takes from elsewhere: comments of the form `<!-- output: notebook cell -->`, `<!-- table: pathology -->` and `<!-- tables -->`."
+    "Put in what comments such as `<!-- output: notebook cell -->` want from elsewhere, and take out those of `check_docs.py`."
     text = re.sub(r"^<!-- output: (\S+) (\S+) -->$", lambda m: stored(m[1], m[2]), text, flags=re.M)
     text = text.replace("<!-- table: pathology -->", pathology()).replace("<!-- tables -->", tables())
-    return re.sub(r"^<!-- (set-up|skip|needs)\b.*?-->\n", "", text, flags=re.M | re.S)  # for `check_docs.py`
+    return re.sub(r"^<!-- (set-up|skip|needs)\b.*?-->\n", "", text, flags=re.M | re.S)
 
 
 def write(path: Path, text: str) -> None:
@@ -102,7 +103,8 @@ def copy_notebook(path: Path, linked) -> None:
     nb, target = shown(nbformat.read(path, as_version=4)), SOURCE / path.relative_to(ROOT)
     for c in nb.cells:
         if c.cell_type != "markdown": continue
-        c.source = re.sub(r"\s*\$\$(.+?)\$\$[ \t]*\n?", r"\n\n$$\n\1\n$$\n\n", c.source, flags=re.S)  # Jupyter takes formulas within a line, MyST does not
+        # Jupyter takes displayed formulas within a paragraph, MyST wants them apart
+        c.source = re.sub(r"\s*\$\$(.+?)\$\$[ \t]*\n?", r"\n\n$$\n\1\n$$\n\n", c.source, flags=re.S)
         c.source = linked(c.source.replace("](../docs/index.md)", "](../index.md)"), target.parent.name)  # it moves up, see `gather`
     target.parent.mkdir(parents=True, exist_ok=True)
     nb.metadata["language_info"] = {"name": "python"}
@@ -125,8 +127,8 @@ def contents() -> str:
 def notebooks_page() -> str:
     "The list of the notebooks."
     pages = sorted(p.stem for p in (ROOT / "nbs").glob("[0-9]*.ipynb"))
-    return "\n".join(["# Notebooks", "", "The source of the package, in the order of reading: each tells one idea, defines it, tries it out and tests it. "
-                      "`stand/` is exported from them.", "", "```{toctree}", ":maxdepth: 1", *pages, "```", ""])  # fmt: skip
+    intro = "The source of the package, in the order of reading: each tells one idea, defines it, tries it out and tests it. `stand/` is exported from them."
+    return "\n".join(["# Notebooks", "", intro, "", "```{toctree}", ":maxdepth: 1", *pages, "```", ""])
 
 
 def gather() -> None:
@@ -154,8 +156,8 @@ def gather() -> None:
 def build() -> int:
     "Let Sphinx make the site; returns its exit status."
     shutil.rmtree(HTML, ignore_errors=True)
-    command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-j", "2", "-d", str(OUT / "doctrees"), str(SOURCE), str(HTML)]
-    return subprocess.run(command, env=os.environ | dict(STAND_ROOT=str(ROOT))).returncode
+    options = ["-b", "html", "-W", "--keep-going", "-q", "-j", "2", "-d", str(OUT / "doctrees")]
+    return subprocess.run([sys.executable, "-m", "sphinx", *options, str(SOURCE), str(HTML)], env=os.environ | dict(STAND_ROOT=str(ROOT))).returncode
 
 
 if __name__ == "__main__":

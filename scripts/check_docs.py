@@ -62,10 +62,11 @@ def not_in_reference(modules: dict[str, reference.Module]) -> list[str]:
 def parts(page: Path) -> list[tuple[str, int, str]]:  # kind ("python", "shell", "set-up", "skip", "needs"), line of its first line, text
     "Take the examples out of a page, and what prepares or excuses them."
     text, found = page.read_text(encoding="utf-8"), []
-    pattern = r"^<!-- set-up\n(?P<setup>.*?)^-->|^<!-- skip: (?P<skip>.*?) -->|^<!-- needs: (?P<needs>\w+) -->|^```(?P<language>\w*)\n(?P<code>.*?)^```"
+    marks = r"^<!-- set-up\n(?P<setup>.*?)^-->|^<!-- skip: (?P<skip>.*?) -->|^<!-- needs: (?P<needs>\w+) -->"
+    pattern = marks + r"|^```(?P<language>\w*)\n(?P<code>.*?)^```"
     for m in re.finditer(pattern, text, re.M | re.S):
-        kind = "set-up" if m["setup"] is not None else "skip" if m["skip"] else "needs" if m["needs"] else {"python": "python", "": "shell"}.get(m["language"], "other")
         body = next(g for g in ("setup", "skip", "needs", "code") if m[g] is not None)
+        kind = {"setup": "set-up", "code": {"python": "python", "": "shell"}.get(m["language"], "other")}.get(body, body)
         found.append((kind, text.count("\n", 0, m.start(body)), m[body]))
     return found
 
