@@ -99,7 +99,7 @@ def real_tasks(
     n_genes: int = 1000,
     cache_folder: Path | None = None,  # of image features, to go on from after an interruption
 ) -> dict[str, Task]:
-    "Make the tasks on real sections."
+    "Make the tasks on real sections that there are data for."
     @cache
     def made(name: str) -> Section:
         return _ready(read_st(*(data / "her2st" / f"{name}{end}" for end in (".tsv.gz", "_selection.tsv", ".jpg"))), cache_folder)
@@ -115,7 +115,8 @@ def real_tasks(
         pairs = pair_sections(sections, [train, train, test], "celltype_major", types=looks, seed=seed)
         yield make_case([s for s, _ in pairs[:2]], {"paired nuclei": pairs[2][0]}, {s.name: t for s, t in pairs}, n_genes)
 
-    return {"HER2+ breast": Task(breast, dict(n_genes=n_genes), True), "paired nuclei": Task(paired, dict(n_genes=n_genes))}
+    tasks = {"HER2+ breast": Task(breast, dict(n_genes=n_genes), True)} if (data / "her2st").is_dir() else {}
+    return tasks | ({"paired nuclei": Task(paired, dict(n_genes=n_genes))} if tasks and (data / "scrna").is_dir() else {})
 
 # %% ../nbs/11c_benchmark.ipynb #contestants
 _SHORT = dict(lr=1e-3, epochs=40)  # of networks over bags of nuclei: a tenth of the epochs, at ten times the rate
@@ -184,9 +185,9 @@ def benchmark(
 def _kept_job(out: Path | None, job: dict, method: Contestant | Method, task: Task, cases: Callable[[], list[Case]]) -> dict:
     "Read a finished job, or do it and keep it."
     method = method if isinstance(method, Contestant) else Rival(method)
-    about = json.loads(json.dumps(job | dict(settings=[task.settings, method.settings()])))
+    about = json.loads(json.dumps(job | dict(settings=[__version__, task.settings, method.settings()])))
     path = out and out / "jobs" / (re.sub(r"[^A-Za-z0-9]+", "-", f"{job['task']} {job['method']} {job['seed']}") + ".json")
-    if path and path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["settings"] == about["settings"]: return kept
+    if path and path.exists() and about.items() <= (kept := json.loads(path.read_text(encoding="utf-8"))).items(): return kept
     done = about | run_job(cases(), job["method"], method, job["seed"]) | dict(data=_data_digest(cases()))
     log.info("%s, seed %d: %s, %.0f s", *(job[k] for k in ("task", "seed", "method")), done["seconds"])
     if path:
@@ -197,33 +198,42 @@ def _kept_job(out: Path | None, job: dict, method: Contestant | Method, task: Ta
 # %% ../nbs/11c_benchmark.ipynb #summary
 def summarise(
     table: pd.DataFrame,  # of `benchmark`
-) -> pd.DataFrame:  # index: task, split, method; columns: each metric, and its spread "metric ±" where there are several seeds
+) -> pd.DataFrame:  # index: task, split, method; columns: number of seeds, each metric, and its spread "metric ±" where there are several seeds
     "Take mean and standard deviation over seeds."
-    groups = table.groupby(["task", "split", "method", "metric"], sort=False)["value"]
-    mean, spread = (v.unstack("metric", sort=False) for v in (groups.mean(), groups.std()))
-    return pd.concat([mean, spread.add_suffix(" ±")], axis=1)[[c for m in mean for c in (m, f"{m} ±")]].dropna(axis=1, how="all")
+    keys = ["task", "split", "method"]
+    groups, seeds = table.groupby([*keys, "metric"])["value"], table.groupby(keys, sort=False)["seed"].nunique()
+    both = pd.concat([seeds.rename("seeds"), groups.mean().unstack("metric"), groups.std().unstack("metric").add_suffix(" ±")], axis=1)
+    return both.loc[seeds.index, ["seeds", *(c for m in table["metric"].unique() for c in (m, f"{m} ±"))]].dropna(axis=1, how="all")  # in the order of the table
+
+
+def _merit(values: pd.Series, metric: str) -> pd.Series:
+    "Turn scores so that more is better, and leave out the oracle."
+    if "coverage" in metric: values = -(values - 0.9).abs()
+    elif metric == "NLL" or "CRPS" in metric or "regret" in metric: values = -values
+    return values.drop("oracle", errors="ignore")
 
 
 def table_of(
     summary: pd.DataFrame,  # of `summarise`
     columns: Mapping[str, tuple[str, str]],  # split and metric of each, by its title
     methods: Sequence[str] | None = None,  # by default all that have a number, in order of the first column
-    digits: int = 3,
-) -> str:  # Markdown; the best of a column is bold
+    digits: int = 3,  # after the point, of columns of small numbers; of others one
+) -> str:  # Markdown; the best of a column, but for the oracle, is bold; columns without numbers are left out
     "Set some numbers as a table, mean ± spread."
-    picked = summary.droplevel("task")
-    get = lambda method, split, metric: picked[metric].get((split, method), np.nan) if metric in picked else np.nan
-    numbers = pd.DataFrame({title: {m: get(m, *where) for m in methods or picked.index.unique("method")} for title, where in columns.items()}).dropna(how="all")
+    of = summary.droplevel("task")
+    get = lambda method, split, metric: of[metric].get((split, method), np.nan) if metric in of else np.nan
+    numbers = pd.DataFrame({title: {m: get(m, *where) for m in methods or of.index.unique("method")} for title, where in columns.items()}).dropna(how="all").dropna(axis=1, how="all")
     if methods is None: numbers = numbers.sort_values(numbers.columns[0])
-    best = {t: numbers[t].min() if metric.startswith(("NLL", "CRPS")) and metric != "NLL gain" else numbers[t].max() for t, (_, metric) in columns.items()}
+    best = {title: _merit(numbers[title], columns[title][1]).idxmax() for title in numbers}
 
     def cell(method: str, title: str) -> str:
         if np.isnan(value := numbers.loc[method, title]): return ""
         split, metric = columns[title]
-        text = f"{value:.{digits}f}" + ("" if np.isnan(spread := get(method, split, f"{metric} ±")) else f" ± {spread:.{digits}f}")
-        return f"**{text}**" if value == best[title] else text
+        places, spread = digits if numbers[title].abs().max() < 10 else 1, get(method, split, f"{metric} ±")
+        text = f"{value:.{places}f}" + ("" if np.isnan(spread) else f" ± {spread:.{places}f}")
+        return f"**{text}**" if method == best[title] else text
 
-    lines = [["method", *columns], ["---"] * (1 + len(columns)), *([m, *(cell(m, t) for t in columns)] for m in numbers.index)]
+    lines = [["method", *numbers], ["---"] * (1 + numbers.shape[1]), *([m, *(cell(m, t) for t in numbers)] for m in numbers.index)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 # %% ../nbs/11c_benchmark.ipynb #report
