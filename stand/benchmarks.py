@@ -217,7 +217,7 @@ def table_of(
     summary: pd.DataFrame,  # of `summarise`
     columns: Mapping[str, tuple[str, str]],  # split and metric of each, by its title
     methods: Sequence[str] | None = None,  # by default all that have a number, in order of the first column
-    digits: int = 3,  # after the point, of columns of small numbers; of others one
+    digits: int = 3,  # after the point, of columns of small numbers (median); of others one
 ) -> str:  # Markdown; the best of a column, but for the oracle, is bold; columns without numbers are left out
     "Set some numbers as a table, mean ± spread."
     of = summary.droplevel("task")
@@ -229,8 +229,8 @@ def table_of(
     def cell(method: str, title: str) -> str:
         if np.isnan(value := numbers.loc[method, title]): return ""
         split, metric = columns[title]
-        places, spread = digits if numbers[title].abs().max() < 10 else 1, get(method, split, f"{metric} ±")
-        text = f"{value:.{places}f}" + ("" if np.isnan(spread) else f" ± {spread:.{places}f}")
+        places, spread = digits if numbers[title].abs().median() < 10 else 1, get(method, split, f"{metric} ±")
+        text = f"{round(value, places) + 0:.{places}f}" + ("" if np.isnan(spread) else f" ± {spread:.{places}f}")
         return f"**{text}**" if method == best[title] else text
 
     lines = [["method", *numbers], ["---"] * (1 + numbers.shape[1]), *([m, *(cell(m, t) for t in numbers)] for m in numbers.index)]
