@@ -2,13 +2,14 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 TUTORIAL_OUT ?= tutorial-output
+BENCHMARK_OUT ?= benchmark-output
 JOBS ?= 2
 SLOW_JOBS ?= 1
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stand-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env test slow browser tutorial docs export readme prepare hooks figures clean
+.PHONY: help env test slow browser tutorial docs export readme prepare hooks figures benchmark clean
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1|/' | awk -F'|' '{printf "%-18s%s\n", $$1, $$2}'
@@ -62,6 +63,10 @@ hooks: env ## let git keep notebooks clean: a check before each commit, and merg
 
 figures: env ## draw the figures of the README again (needs section C4 in ../shared/data or STAND_DATA)
 	@$(BIN)/python scripts/make_figures.py
+
+benchmark: env ## score all methods on all tasks into benchmark-output/ (goes on where it was), and keep the summary for the README's table
+	@$(BIN)/stand benchmark --out $(BENCHMARK_OUT)
+	@cp $(BENCHMARK_OUT)/summary.csv figures/benchmark.csv
 
 clean: ## remove what builds and runs left behind, but not the environment
 	@rm -rf build dist *.egg-info _docs _proc $(TUTORIAL_OUT)

@@ -1,7 +1,7 @@
 """Write README.md from nbs/index.ipynb: `python scripts/build_readme.py`.
 
-Hidden cells and directives are dropped, the outputs stored in the notebook are kept, and its pictures are written to
-`figures/`. The same notebook always gives the same files.
+Hidden cells and directives are dropped, the outputs stored in the notebook are kept (of cells with `echo: false`, these
+alone), and its pictures are written to `figures/`. The same notebook always gives the same files.
 """
 import re
 from base64 import b64decode
@@ -11,6 +11,7 @@ import nbformat
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parent.parent
+ECHO = re.compile(r"^#\s*\|\s*echo:\s*false", re.M)
 HIDDEN = re.compile(r"^#\s*\|\s*(hide|default_exp|include:\s*false)", re.M)
 
 
@@ -19,6 +20,7 @@ def shown(nb):
     nb.cells = [c for c in nb.cells if not (c.cell_type == "code" and ("nbdev_export(" in c.source or HIDDEN.search(c.source)))]
     for cell in nb.cells:
         if cell.cell_type != "code": continue
+        if ECHO.search(cell.source): cell.metadata["transient"] = {"remove_source": True}  # nbconvert's own word for it
         cell.source = re.sub(r"^#\s*\|.*\n?", "", cell.source, flags=re.M).strip("\n")
         cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
     return nb

@@ -124,6 +124,25 @@ def run(
         _overlays(cells, section, plot, out.parent)
     return cells
 
+# %% ../nbs/14_cli.ipynb #benchmark-command
+def _add_benchmark(commands: Any) -> None:
+    "Describe `stand benchmark` to the parser's commands."
+    add = commands.add_parser("benchmark", help="score all methods on all tasks, and make the tables of the README again").add_argument
+    add("--out", default="benchmark", help="folder for tables, manifest and figures; what is done there is not done again (default: %(default)s)")
+    add("--data", help="folder of real sections (default: STAND_DATA, or shared/data beside a parent folder, if there is one)")
+    add("--built-in", action="store_true", help="leave real sections out")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
+    add("--quick", action="store_true", help="a look: tiny built-in sections, one seed, nothing taken out of the model; numbers mean little")
+    add("--quiet", action="store_true", help="do not tell which jobs are done")
+
+
+def _benchmark(args: argparse.Namespace) -> None:
+    "Run the benchmark and print its tables."
+    from stand.benchmarks import benchmark, built_in_tasks, report, summarise
+
+    some = dict(seeds=[0], tasks=built_in_tasks(700, 2), ablated={}) if args.quick else dict(seeds=args.seeds, tasks=built_in_tasks() if args.built_in else None)
+    print(report(summarise(benchmark(args.out, args.data, **some))))
+
 # %% ../nbs/14_cli.ipynb #parser
 def _parser() -> argparse.ArgumentParser:
     "Describe the command line."
@@ -147,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="one seed gives one result (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace results that are there")
     add("--quiet", action="store_true", help="no progress bars")
+    _add_benchmark(commands)
     return parser
 
 
@@ -169,6 +189,7 @@ def main(
     warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # of torch's own parts, nothing a user can act on
     logging.basicConfig(level=logging.WARNING if args.quiet else logging.INFO, format="%(message)s")
     try:
+        if args.command == "benchmark": return _benchmark(args)
         cells = run(_read(args), args.out, args.model, args.genes, args.plot, args.method, args.encoder, args.epochs,
                     seed=args.seed, overwrite=args.overwrite, progress=not args.quiet)
     except StandError as error:

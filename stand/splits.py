@@ -26,7 +26,9 @@ def _marks(section: Section, nuclei: bool) -> pd.Index:
         if section.nuclei is None: return pd.Index([])
         polygons, names = section.nuclei.geometry.values, section.nuclei.index.astype(str)
         numbers = np.column_stack([shapely.get_coordinates(shapely.centroid(polygons)), shapely.area(polygons)])
-    else: numbers, names = np.column_stack([section.spots.obsm["spatial"], np.asarray(section.spots.X.sum(1)).ravel()]), section.spots.obs_names
+    else:
+        totals = section.spots.X @ np.stack([np.ones(section.spots.n_vars), np.arange(section.spots.n_vars)], 1)  # of the counts, and weighted by gene: chance would have to hit both
+        numbers, names = np.column_stack([section.spots.obsm["spatial"], totals]), section.spots.obs_names
     return pd.Index(zip(names, *numbers.round(3).T, strict=True))
 
 
