@@ -4,7 +4,7 @@ VENV ?= .venv
 TUTORIAL_OUT ?= tutorial-output
 BENCHMARK_OUT ?= benchmark-output
 JOBS ?= 2
-SLOW_JOBS ?= 1
+SLOW_JOBS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stand-installed
 
