@@ -33,7 +33,7 @@ def _at_resolution(
     return back[0, 0].numpy().astype(np.int32)
 
 # %% ../nbs/03g_networks.ipynb #loadinstanseg-segmenter
-def _loadinstanseg_segmenter(weights: str | os.PathLike | None) -> torch.nn.Module:
+def _load_instanseg(weights: str | os.PathLike | None) -> torch.nn.Module:
     "Load InstanSeg's brightfield network from a TorchScript file, or from the `instanseg-torch` package."
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if path := weights or os.environ.get("STAND_INSTANSEG"):
@@ -59,7 +59,7 @@ def instanseg_segmenter(
 ) -> Callable:
     "Make a segmenter of InstanSeg."
     bounds = np.percentile(sample.reshape(-1, 3), [0.1, 99.9], axis=0).astype(np.float32)
-    predict = partial(_instanseg_labels, network=_loadinstanseg_segmenter(weights), bounds=bounds)
+    predict = partial(_instanseg_labels, network=_load_instanseg(weights), bounds=bounds)
     return lambda rgb: _at_resolution(predict, rgb, mpp, 0.5)
 
 # %% ../nbs/03g_networks.ipynb #missing
