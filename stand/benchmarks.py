@@ -281,7 +281,7 @@ def plot_scores(
 def _write(out: Path, table: pd.DataFrame, jobs: list[dict], ablated: list[str]) -> None:
     "Write the table, its summary, the manifest and the figures."
     summary = summarise(table)
-    parts = summary[summary.index.get_level_values("method").isin([*ablated, "ST-AnD"])]
+    parts = summary[summary.index.get_level_values("method").isin([*ablated, "ST-AnD"])].groupby(level="split", sort=False).filter(lambda rows: len(rows) > 1)
     rest = summary[~summary.index.get_level_values("method").isin(ablated)]
     pictures = {"spots": (rest, ["proportion", "log-normalised", "CRPS"]), "nuclei": (rest, ["nuclei, markers", "nuclei, all genes"]), "ablations": (parts, ["proportion", "CRPS"])}
     manifest = dict(versions=dict(stand=__version__, python=platform.python_version()) | {p: version(p) for p in ("torch", "numpy", "scipy", "scikit-learn", "fastai")},
