@@ -60,6 +60,9 @@ def stored(notebook: str, cell: str) -> str:
     blocks = []
     for o in found.outputs:
         data = o.get("data", {})
+        if "text/markdown" in data:
+            blocks.append(data["text/markdown"])
+            continue
         kind, text = ("{raw} html", data["text/html"]) if "text/html" in data else ("text", str(o.get("text") or data.get("text/plain", "")))
         lines = [line for line in text.splitlines() if not re.search("spots have no nuclei|^$", line)]
         if lines: blocks.append("\n".join([f"```{kind}", *lines, "```"]))
@@ -80,16 +83,10 @@ def pathology() -> str:
     return "\n".join(["| name | weights | licence |", "|---|---|---|", *rows])
 
 
-def tables() -> str:
-    "Tables that `stand benchmark` wrote for the documentation, if there are any."
-    found = sorted((ROOT / "docs" / "tables").glob("*.md"))
-    return "\n\n".join(p.read_text(encoding="utf-8") for p in found) or "This version comes with none besides those above."
-
-
 def filled(text: str) -> str:
     "Put in what comments such as `<!-- output: notebook cell -->` want from elsewhere, and take out those of `check_docs.py`."
     text = re.sub(r"^<!-- output: (\S+) (\S+) -->$", lambda m: stored(m[1], m[2]), text, flags=re.M)
-    text = text.replace("<!-- table: pathology -->", pathology()).replace("<!-- tables -->", tables())
+    text = text.replace("<!-- table: pathology -->", pathology())
     return re.sub(r"^<!-- (set-up|skip|needs)\b.*?-->\n", "", text, flags=re.M | re.S)
 
 
