@@ -20,6 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from . import __version__
 from .cache import digest, path_digest
 from .core import StandError, written_whole
 
@@ -29,17 +30,17 @@ log = logging.getLogger("stand")
 
 def versions() -> dict[str, str]:
     "Name the versions that results were made with."
-    return dict(python=sys.version.split()[0]) | {name: version(name) for name in ("stand", "torch", "fastai", "numpy", "anndata")}
+    return dict(python=sys.version.split()[0], stand=__version__) | {name: version(name) for name in ("torch", "fastai", "numpy", "anndata")}
 
 
 def chain(
-    **stages: dict,  # for each stage, in order, what it is made from besides the stage before it: numbers, text, digests
-) -> dict[str, dict]:  # the same with `after`, a digest of all that came before
+    **stages: dict,  # for each stage, in order, what it is made from besides the stages before it: numbers, text, digests
+) -> dict[str, dict]:  # for each stage, what it and those before it are made from
     "Make each stage depend on those before it."
-    plan, after = {}, digest(version("stand"))
+    plan, known = {}, dict(stand=__version__)
     for name, made_from in stages.items():
-        plan[name] = json.loads(json.dumps(made_from | dict(after=after)))  # as it will be read back
-        after = digest(json.dumps(plan[name], sort_keys=True))
+        known = known | {f"{name} {key}": value for key, value in made_from.items()}
+        plan[name] = json.loads(json.dumps(known))  # as it will be read back
     return plan
 
 # %% ../nbs/13b_stages.ipynb #remove-partials
@@ -87,18 +88,23 @@ class Job:
         "Name the manifest of a result."
         return self.folder / f"{path.name}.json"
 
-    def reason(self, path: Path, made_from: dict) -> str | None:  # None: it is there
+    def reason(
+        self,
+        path: Path,
+        made_from: dict,  # of `chain`
+        partly: bool = False,  # compare only these facts, for others are not known yet
+    ) -> str | None:  # None: it is there
         "Say why a result cannot be kept."
         if not path.exists(): return "is not there yet"
         try: noted = json.loads(self.note(path).read_text(encoding="utf-8"))
         except (OSError, ValueError): return "was made by somebody else"
         if not isinstance(noted, dict) or not isinstance(was := noted.get("made_from"), dict): return "was made by somebody else"
-        if changed := [k for k in sorted(was.keys() | made_from.keys()) if was.get(k) != made_from.get(k)]: return f"was made with other {', '.join(changed)}"
+        if changed := [k for k in made_from | ({} if partly else was) if was.get(k) != made_from.get(k)]: return f"was made with other {', '.join(changed)}"
         return None if path_digest(path) == noted.get("digest") else "was changed since"
 
     def check_free(self, path: Path, made_from: dict) -> None:
-        "Raise `StandError` if a result is there that is not of this job, so would be replaced."
-        if self.folder is None or not os.path.lexists(path) or (why := self.reason(path, made_from)) is None: return
+        "Raise `StandError` if a result is there that is not of this job, as far as its facts are known, so would be replaced."
+        if self.folder is None or not os.path.lexists(path) or (why := self.reason(path, made_from, partly=True)) is None: return
         raise StandError(f"{str(path)!r} exists already and {why}; pass overwrite=True to replace it")
 
     def stage(
