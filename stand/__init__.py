@@ -20,7 +20,7 @@ _MODULE_OF = {
     "expression": "prediction", "credible_interval": "uncertainty", "count_sd": "uncertainty", "sample_counts": "uncertainty",
     "type_profiles": "reference", "top_genes": "programs", "call_types": "programs",
     "write_cells": "export", "to_table": "export", "to_geojson": "export", "to_spatialdata": "bundle",
-    "plot_gene": "plot", "view": "viewer", "export_html": "page", "run": "job",
+    "plot_gene": "plot", "view": "viewer", "export_html": "page", "run": "job", "run_cohort": "cohort",
 }
 _MODULES = {"core", "slide", "io", "datasets", "nuclei", "encoder", "likelihood", "decoder", "model", "bags", "learner", "prediction", "adaptation", "deconvolution", "uncertainty", "programs",
             "simulate", "pseudospots", "metrics", "splits", "baselines", "canvas", "plot", "viewer", "evaluate", "cli"}

@@ -11,9 +11,9 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from glob import has_magic
 
 from .core import Section, StandError
-from .job import run
 
 # %% ../nbs/14_cli.ipynb #parser
 def _parser() -> argparse.ArgumentParser:
@@ -22,34 +22,61 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     job = commands.add_parser("run", help="from files to a table of nuclei and pictures")
     add = job.add_argument
-    add("path", help="Space Ranger folder, .h5ad, or a table of ST counts (with --selection)")
+    add("path", nargs="*", help="Space Ranger folder, .h5ad, or a table of ST counts (with --selection); several, or a pattern in quotes, are a cohort")
+    add("--table", help="CSV of a cohort: a column path, and name, image, selection, mpp, ... where sections differ")
     add("--image", help="full-resolution H&E image (TIFF, SVS, JPEG, PNG)")
     add("--selection", help="positions of the spots of an ST array (x, y, pixel_x, pixel_y, selected)")
     add("--spot-diameter-um", type=float, default=100, help="of an ST array (default: %(default)s)")
     add("--spot-pitch-um", type=float, default=200, help="of an ST array (default: %(default)s)")
     add("--mpp", type=float, help="µm per pixel of the image, if the spots cannot tell")
-    add("--out", default="cells.h5ad", help="table of nuclei to write (default: %(default)s)")
+    add("--out", help="table of nuclei to write, of a cohort the folder (default: cells.h5ad, of a cohort the folder cohort)")
+    add("--workers", type=int, default=1, help="sections of a cohort at a time (default: %(default)s)")
     add("--model", help="folder of a trained model; by default one is trained on this section")
     add("--genes", nargs="+", help="genes for the table (default: the 1,000 with the most counts)")
-    add("--plot", nargs="+", default=["ERBB2", "CD4"], help="genes to draw on the tissue (default: ERBB2 CD4)")
+    add("--plot", nargs="*", default=["ERBB2", "CD4"], help="genes to draw on the tissue (default: ERBB2 CD4)")
     add("--method", default="watershed", help="how to find nuclei (default: %(default)s)")
     add("--encoder", default="efficientnet_lite0", help="image encoder (default: %(default)s)")
     add("--epochs", type=int, default=30, help="of training (default: %(default)s)")
     add("--seed", type=int, default=0, help="one seed gives one result (default: %(default)s)")
-    add("--overwrite", action="store_true", help="replace results that are there")
+    add("--overwrite", action="store_true", help="replace results of other jobs that are there")
     add("--quiet", action="store_true", help="no progress bars")
     return parser
 
 
 def _read(args: argparse.Namespace) -> Section:
     "Read the section that the command line names."
+    [path] = args.path
     if args.selection:
         from stand.io import read_st
 
-        return read_st(args.path, args.selection, args.image, args.spot_diameter_um, args.spot_pitch_um, mpp=args.mpp)
+        return read_st(path, args.selection, args.image, args.spot_diameter_um, args.spot_pitch_um, mpp=args.mpp)
     from stand.read import read_section
 
-    return read_section(args.path, image=args.image, mpp=args.mpp)
+    return read_section(path, image=args.image, mpp=args.mpp)
+
+# %% ../nbs/14_cli.ipynb #jobs
+def _run_one(args: argparse.Namespace) -> None:
+    "Do the job of one section."
+    from stand.job import run
+
+    out = args.out or "cells.h5ad"
+    cells = run(_read(args), out, args.model, args.genes, args.plot, args.method, args.encoder, args.epochs,
+                seed=args.seed, overwrite=args.overwrite, progress=not args.quiet)
+    print(f"{cells.n_obs:,} nuclei x {cells.n_vars:,} genes written to {out}")
+
+
+def _run_many(args: argparse.Namespace) -> None:
+    "Do the jobs of a cohort; ends with status 1 if one failed."
+    from stand.cohort import run_cohort
+
+    if args.path and args.table: raise StandError("found both paths and --table; wanted one of them")
+    if args.image or args.selection: raise StandError("--image and --selection are of one section; name those of a cohort in a table (--table)")
+    options = {name: getattr(args, name) for name in ("model", "genes", "plot", "method", "encoder", "epochs", "seed", "overwrite", "mpp", "spot_diameter_um", "spot_pitch_um")}
+    status, out = run_cohort(args.table or args.path, args.out or "cohort", args.workers, progress=not args.quiet, **options), args.out or "cohort"
+    failed = status[status["status"] != "done"]
+    for name, row in failed.iterrows(): print(f"{name}: failed (exit status {row['exit']}): {row['message']}", file=sys.stderr)
+    print(f"{len(status) - len(failed)} of {len(status)} sections done, {status['nuclei'].dropna().astype(int).sum():,} nuclei; see {out}/status.csv")
+    if len(failed): raise SystemExit(1)
 
 # %% ../nbs/14_cli.ipynb #main
 def main(
@@ -60,9 +87,12 @@ def main(
     warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # of torch's own parts, nothing a user can act on
     logging.basicConfig(level=logging.WARNING if args.quiet else logging.INFO, format="%(message)s")
     try:
-        cells = run(_read(args), args.out, args.model, args.genes, args.plot, args.method, args.encoder, args.epochs,
-                    seed=args.seed, overwrite=args.overwrite, progress=not args.quiet)
+        if args.table is None and not args.path: raise StandError("no section given: wanted a path, a pattern, or --table")
+        many = args.table is not None or len(args.path) > 1 or has_magic(args.path[0])
+        _run_many(args) if many else _run_one(args)
     except StandError as error:
         print(f"stand: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    print(f"{cells.n_obs:,} nuclei x {cells.n_vars:,} genes written to {args.out}")
+    except KeyboardInterrupt:
+        print("stand: interrupted; what is finished is kept, the same command goes on from there", file=sys.stderr)
+        raise SystemExit(130) from None
