@@ -7,7 +7,6 @@ __all__ = ['log', 'list_sections', 'join_cells', 'run_cohort']
 
 # %% ../nbs/13d_cohort.ipynb #13d00003
 import glob
-import json
 import logging
 import os
 import signal
@@ -17,10 +16,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import h5py
+import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
@@ -32,6 +34,7 @@ from .stages import Job, chain
 
 # %% ../nbs/13d_cohort.ipynb #list-sections
 _FILES, _NUMBERS = ("image", "selection", "model"), ("spot_diameter_um", "spot_pitch_um", "mpp")  # options that may differ between sections
+_OPTIONS = (*_FILES, *_NUMBERS, "genes", "plot", "method", "encoder", "epochs", "seed", "overwrite")
 
 
 def _named(paths: Sequence[str]) -> list[str]:
@@ -49,7 +52,10 @@ def list_sections(
     "List the sections of a cohort."
     single = isinstance(sections, (str, os.PathLike))
     if single and str(sections).lower().endswith((".csv", ".tsv")): return _from_table(existing_path(sections, "table of sections"))
-    patterns = [os.path.expanduser(p) for p in ([sections] if single else sections)]
+    listed = [sections] if single else list(sections)
+    for path in listed:
+        if not isinstance(path, (str, os.PathLike)): raise StandError(f"cohort: found {type(path).__name__}; wanted paths, for each section is done in a process of its own")
+    patterns = [os.path.expanduser(path) for path in listed]
     paths = [path for p in patterns for path in (sorted(glob.glob(p)) if glob.has_magic(p) else [p])]
     if not paths: raise StandError(f"cohort: nothing matches {', '.join(map(str, patterns)) or 'an empty list'}; wanted sections")
     return pd.DataFrame(dict(path=list(map(str, paths))), index=_named(paths))
@@ -106,11 +112,20 @@ def _one(words: list[str], folder: Path, retries: int, running: set) -> dict[str
             running.add(process)
             status = process.wait()
             running.discard(process)
-    last = ([line for line in (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()] or [""])[-1]
+    last = f"its process was ended by signal {-status}{' (out of memory?)' if status == -9 else ''}" if status < 0 else ([line for line in (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()] or [""])[-1]
     went = dict(status="done" if status == 0 else "failed", exit=status, tries=tries, seconds=round(time.perf_counter() - started, 1), message=last[:300])
     return went | (dict(zip(("nuclei", "genes"), _shape(folder / "cells.h5ad"))) if status == 0 else {})
 
 # %% ../nbs/13d_cohort.ipynb #join-cells
+def _common_parts(files: Sequence[h5py.File], one_model: bool) -> list[str]:
+    "Name the parts of `obsm` that can be joined."
+    programs = [file["varm/programs"][:] if "programs" in file["varm"] else np.empty(0) for file in files]
+    alike = all(np.array_equal(p, programs[0]) for p in programs)
+    out = {"spot_capture"} | (set() if one_model else {"X_stand"}) | (set() if alike and len(programs[0]) else {"X_programs"})
+    arrays = [{key: part.shape[1:] for key, part in file["obsm"].items() if isinstance(part, h5py.Dataset)} for file in files]
+    return [key for key, width in arrays[0].items() if key not in out and all(of.get(key) == width for of in arrays)]
+
+
 def join_cells(
     tables: dict[str, Path],  # .h5ad of each section, by name
     out: str | os.PathLike,  # .h5ad to write; replaced if it is there
@@ -120,11 +135,14 @@ def join_cells(
     from anndata.experimental import concat_on_disk
 
     if len(tables) < 2: raise StandError(f"found {len(tables)} tables to join; wanted two or more")
-    with written_whole(out, overwrite=True) as partial:
-        concat_on_disk({name: str(path) for name, path in tables.items()}, partial, label="section", index_unique="-", merge="same")
-        with h5py.File(partial, "a") as file:
-            for key in ("spot_capture", *(() if "varm/programs" in file else ("X_programs",)), *(() if one_model else ("X_stand",))):
-                if key in file["obsm"]: del file["obsm"][key]
+    with written_whole(out, overwrite=True) as partial, TemporaryDirectory() as views, ExitStack() as opened:
+        files = {name: opened.enter_context(h5py.File(path)) for name, path in tables.items()}
+        common = _common_parts([*files.values()], one_model)
+        for name, file in files.items():
+            with h5py.File(f"{views}/{name}.h5ad", "w") as view:
+                view.attrs.update(file.attrs), view.create_group("obsm").attrs.update(file["obsm"].attrs)
+                for part in [*({*file} - {"obsm", "uns", "obsp"}), *(f"obsm/{key}" for key in common)]: view[part] = h5py.ExternalLink(os.path.abspath(tables[name]), part)
+        concat_on_disk({name: f"{views}/{name}.h5ad" for name in tables}, partial, label="section", index_unique="-", merge="same")
     return Path(out)
 
 # %% ../nbs/13d_cohort.ipynb #run-cohort
@@ -137,6 +155,8 @@ def run_cohort(
     **options,  # of `stand run`, for all sections: model=, genes=, plot=, method=, encoder=, epochs=, seed=, overwrite=, mpp=, ...
 ) -> pd.DataFrame:  # as `status.csv`: one row a section
     "Do the whole job for many sections, and join those that are done."
+    for option in options:
+        if option not in _OPTIONS: raise unknown_name("option", option, _OPTIONS)
     table, out = list_sections(sections), Path(os.path.expanduser(out))
     with Job(out / ".cohort") as job:
         commands = {name: _words(row, out / name, options) for name, row in table.iterrows()}

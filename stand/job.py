@@ -151,7 +151,7 @@ def _check_free(job: Job, plan: dict, out: Path, trains: bool) -> None:
 # %% ../nbs/13c_job.ipynb #run
 def run(
     section: Section | str | Path,  # a section, or what `stand.read_section` can read (a Space Ranger folder, an h5ad)
-    out: str | Path | None = None,  # .h5ad to write, pictures `GENE.png` and the folder `model` beside it; by default nothing
+    out: str | Path | None = None,  # .h5ad to write, pictures `GENE.png` and the folders `model` and `*.job` beside it; by default nothing
     model: Any = None,  # a trained model, a learner, or a model folder; by default one is trained on this section
     genes: Sequence[str] | None = None,  # genes for X, however rare; by default the 1,000 with the most counts
     plot: Sequence[str] = (),  # genes to draw on the tissue

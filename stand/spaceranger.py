@@ -255,7 +255,7 @@ def _read_segmented(folder: Path, name: str, image, mpp: float | None, matrix: s
     if slide is not None:
         check_on_slide(spots.obsm["spatial"], slide, name, factors, images)
         check_small_images(images, factors, slide, name)
-        slide = replace(slide, mpp=mpp)
+        slide = open_slide(slide, mpp)
     spots.uns["spatial"] = {name: dict(images=images, scalefactors=dict(spot_diameter_fullres=10 / mpp) | factors)}  # for plots
     spots.uns["stand"] = dict(spot_shape="cell", technology="visium_hd", mpp=mpp, left_out=left_out, other_features=others)
     return Section(spots, slide, nuclei, mpp=mpp, name=name)
