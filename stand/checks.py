@@ -252,6 +252,7 @@ def check_columns(
     if missing := [c for c in wanted if c not in found]:
         hint = "; is the delimiter right?" if len(found) < 2 else ""
         raise StandError(f"{where}: column {missing[0]!r} is missing; found {found[:10]}, wanted {list(wanted)}{hint}")
+    if twice := [c for c in wanted if found.count(c) > 1]: raise StandError(f"{where}: column {twice[0]!r} is there {found.count(twice[0])} times; wanted once")
     if len(table) == 0: raise StandError(f"{where}: the table has no rows; wanted at least one")
     for column in numeric:
         bad = ~np.isfinite(as_numbers(table[column]))
