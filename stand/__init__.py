@@ -23,7 +23,7 @@ _MODULE_OF = {
     "plot_gene": "plot", "plot_genes": "plot", "plot_nuclei": "plot", "plot_spots": "plot", "plot_spot_fit": "plot",
     "plot_uncertainty": "maps", "plot_programs": "maps", "plot_types": "maps", "plot_spot": "maps", "plot_prediction": "maps",
     "plot_training": "charts", "plot_calibration": "charts", "plot_pit": "charts", "plot_predictability": "charts",
-    "view": "viewer", "export_html": "page", "run": "cli", "benchmark": "benchmarks",
+    "view": "viewer", "export_html": "page", "run": "job", "run_cohort": "cohort", "benchmark": "benchmarks",
 }
 _MODULES = {"core", "slide", "io", "datasets", "nuclei", "encoder", "likelihood", "decoder", "model", "bags", "learner", "prediction", "adaptation", "deconvolution", "uncertainty", "programs",
             "simulate", "pseudospots", "metrics", "splits", "baselines", "canvas", "plot", "maps", "charts", "viewer", "evaluate", "contest", "ablation", "benchmarks", "cli"}

@@ -88,14 +88,21 @@ def check_h5(
     path: Path,  # an HDF5 file
     what: str,  # what it should hold, for the message
 ) -> None:
-    "Raise `StandError` if it is no HDF5 file, or a dataset of it claims far more than is stored."
+    "Raise `StandError` if it is no HDF5 file, or a dataset of it claims far more than is stored, or it is no plain tree."
+    def look_group(group: h5py.Group) -> None:
+        links = [name for name in group if not isinstance(group.get(name, getlink=True), h5py.HardLink)]
+        if not links and h5py.h5o.get_info(group.id).rc == 1: return
+        raise StandError(f"{what}, file {path.name}: {'/'.join([group.name.rstrip('/'), *links[:1]]) or '/'} is a link to another place; wanted a file that holds everything itself, once")
+
     def look(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if not isinstance(item, h5py.Dataset): return
+        if isinstance(item, h5py.Group): return look_group(item)
         claimed, stored = item.size * item.dtype.itemsize, item.id.get_storage_size()
         if claimed <= max(_FREE_BYTES, 1032 * stored): return
         raise StandError(f"{what}, file {path.name}: {name} claims {claimed:,} bytes, but {stored:,} are stored; is it cut off?")
 
-    with reading(path, what), h5py.File(path) as file: file.visititems(look)
+    with reading(path, what), h5py.File(path) as file:
+        look_group(file)
+        file.visititems(look)
 
 # %% ../nbs/01b_checks.ipynb #read-table
 def read_table(
@@ -245,6 +252,7 @@ def check_columns(
     if missing := [c for c in wanted if c not in found]:
         hint = "; is the delimiter right?" if len(found) < 2 else ""
         raise StandError(f"{where}: column {missing[0]!r} is missing; found {found[:10]}, wanted {list(wanted)}{hint}")
+    if twice := [c for c in wanted if found.count(c) > 1]: raise StandError(f"{where}: column {twice[0]!r} is there {found.count(twice[0])} times; wanted once")
     if len(table) == 0: raise StandError(f"{where}: the table has no rows; wanted at least one")
     for column in numeric:
         bad = ~np.isfinite(as_numbers(table[column]))

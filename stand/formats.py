@@ -10,7 +10,6 @@ import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +159,7 @@ def section_from_anndata(
     if slide is not None:
         check_on_slide(xy[tissue], slide, name, scalefactors, library.get("images"))
         if affine is None: check_small_images(library.get("images", {}), scalefactors, slide, name)
-        slide = replace(slide, mpp=mpp)
+        slide = open_slide(slide, mpp)  # which still knows its file
         check_orientation(slide, xy[tissue], np.asarray(spots.X.sum(1)).ravel()[tissue], name)
     obs = spots.obs[tissue].astype(dict(in_tissue=int))
     spots = AnnData(csr_matrix(spots.X, dtype=np.float32)[tissue], obs, spots.var, obsm=dict(spatial=xy[tissue]))

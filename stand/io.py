@@ -7,7 +7,6 @@ __all__ = ['match_spots', 'check_on_slide', 'check_small_images', 'settle_mpp', 
            'section_from_tables', 'read_st']
 
 # %% ../nbs/02_io.ipynb #24c7b03f
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -213,7 +212,7 @@ def section_from_tables(
     if slide is not None:
         check_on_slide(spots.obsm["spatial"], slide, name, scalefactors, images)
         check_small_images(images or {}, scalefactors or {}, slide, name)
-        slide = replace(slide, mpp=mpp)
+        slide = open_slide(slide, mpp)  # which still knows its file
         check_orientation(slide, spots.obsm["spatial"], spots.X.sum(1).A1, name)
     if images is None: images, scalefactors = _thumbnail(slide)
     scalefactors = dict(spot_diameter_fullres=spot_diameter_um / mpp) | (scalefactors or {})

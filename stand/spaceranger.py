@@ -35,6 +35,7 @@ def _h5_parts(path: Path) -> tuple[csr_matrix, np.ndarray, pd.DataFrame]:
         if "matrix" not in file and len(old) != 1:
             raise StandError(f"{path.name}: found {sorted(file)[:8]}; wanted a group 'matrix', or one genome (Cell Ranger 2)")
         matrix = file["matrix"] if "matrix" in file else file[old[0]]
+        if not isinstance(matrix, h5py.Group): raise StandError(f"{path.name}: 'matrix' holds numbers; wanted a group with barcodes, features and counts")
         names = dict(gene="features/name", gene_ids="features/id", feature_types="features/feature_type")
         if "matrix" not in file: names = dict(gene="gene_names", gene_ids="genes")
         for field in (*names.values(), "data", "indices", "indptr", "shape", "barcodes"):
@@ -255,7 +256,7 @@ def _read_segmented(folder: Path, name: str, image, mpp: float | None, matrix: s
     if slide is not None:
         check_on_slide(spots.obsm["spatial"], slide, name, factors, images)
         check_small_images(images, factors, slide, name)
-        slide = replace(slide, mpp=mpp)
+        slide = open_slide(slide, mpp)
     spots.uns["spatial"] = {name: dict(images=images, scalefactors=dict(spot_diameter_fullres=10 / mpp) | factors)}  # for plots
     spots.uns["stand"] = dict(spot_shape="cell", technology="visium_hd", mpp=mpp, left_out=left_out, other_features=others)
     return Section(spots, slide, nuclei, mpp=mpp, name=name)
