@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from glob import has_magic
+from typing import Any
 
 from .core import Section, StandError
 
