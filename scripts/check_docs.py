@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_docs" / "html"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROSE = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
-NOT_MISSPELT = "commun,docment,docments,siz"  # a journal, fastcore's comments on parameters, a field of Zeiss' and TIFF's headers
+NOT_MISSPELT = "cafs,commun,docment,docments,siz"  # fibroblasts of a tumour, a journal, fastcore's comments on parameters, a field of Zeiss' and TIFF's headers
 done = Counter()
 
 

@@ -31,7 +31,7 @@ from .prediction import predict_nuclei, predict_spots
 
 # %% ../nbs/11bb_ablation.ipynb #ablated-loss
 def ablated_nll(
-    predicted: SpotPrediction,
+    predicted: SpotPrediction,  # by one model, of the spots of a batch
     counts: Tensor,  # (n_spots, n_genes) measured, of all genes
     likelihood: str = "nb",  # or "poisson", "squares" (of log-normalised counts)
     depth: str = "apart",  # from composition, as in `spot_nll`; or "ignored", "in counts"
@@ -52,7 +52,11 @@ def ablated_nll(
 class AblatedLoss(SpotLoss):
     "`SpotLoss` by `ablated_nll`."
 
-    def __init__(self, likelihood: str, depth: str):
+    def __init__(
+        self,
+        likelihood: str,  # as for `ablated_nll`
+        depth: str,  # as for `ablated_nll`
+    ):
         super().__init__()
         self.parts = dict(likelihood=likelihood, depth=depth)
 
@@ -63,7 +67,10 @@ class AblatedLoss(SpotLoss):
 class FreeDecoder(GenomicDecoder):
     "A decoder without programs, or with one for each gene."
 
-    def __init__(self, started: GenomicDecoder):  # of which all genes are leading, for the genes' starting values
+    def __init__(
+        self,
+        started: GenomicDecoder,  # of which all genes are leading, for the genes' starting values
+    ):
         n_genes, n_latent = len(started.leading), started.use.in_features
         super().__init__(n_latent, n_genes, n_genes, n_genes, started.ambient)
         self.ambient_profile.copy_(started.ambient_profile), self.phi_start.copy_(started.phi_start)
@@ -82,8 +89,8 @@ class Variant(Contestant):
     "Our model, or one in which something was changed."
 
     members: int = 3
-    likelihood: str = "nb"
-    depth: str = "apart"
+    likelihood: str = "nb"  # as for `ablated_nll`
+    depth: str = "apart"  # as for `ablated_nll`
     free: bool = False  # a free decoder
     context_um: float = 0.0  # radius of added context, µm
     deconvolved: bool = False  # of nuclei, answer also what deconvolution makes of them
@@ -91,7 +98,12 @@ class Variant(Contestant):
 
     def settings(self) -> Any: return asdict(self)
 
-    def fitted(self, training: Sequence[Section], genes: Sequence[str], seed: int) -> Any:
+    def fitted(
+        self,
+        training: Sequence[Section],  # with spots, nuclei and features
+        genes: Sequence[str],  # to model
+        seed: int,
+    ) -> Any:
         "Train; returns the `TrainedModel`."
         learn = stand_learner(STDataLoaders.from_sections(training, genes=genes, seed=seed), ensemble=self.members, n_leading=len(genes), seed=seed)
         if (self.likelihood, self.depth) != ("nb", "apart"): learn.loss_func = AblatedLoss(self.likelihood, self.depth)

@@ -59,7 +59,7 @@ def matched_truth(
 class Task(NamedTuple):
     "Cases of a seed."
 
-    cases: Callable[[int], Iterator[Case]]
+    cases: Callable[[int], Iterator[Case]]  # makes the cases of a seed
     settings: dict  # that its scores depend on
     ablated: bool = False  # whether models with parts taken out are tried on it
 
@@ -72,7 +72,7 @@ def _ready(section: Section, cache_folder: Path | None = None) -> Section:
 
 def built_in_tasks(
     size_px: int = 1800,  # side of the sections
-    n_blocks: int = 3,
+    n_blocks: int = 3,  # that a section is cut into
 ) -> dict[str, Task]:
     "Make the tasks that need no data."
     @cache
@@ -96,7 +96,7 @@ _SIX = ["Cancer Epithelial", "CAFs", "T-cells", "Endothelial", "Myeloid", "PVL"]
 
 def real_tasks(
     data: Path,  # with her2st/ and scrna/
-    n_genes: int = 1000,
+    n_genes: int = 1000,  # to model and score: those with the most counts in training
     cache_folder: Path | None = None,  # of image features, to go on from after an interruption
 ) -> dict[str, Task]:
     "Make the tasks on real sections that there are data for."
@@ -137,9 +137,9 @@ def _peak_gb(reset: bool = False) -> float:
 
 
 def run_job(
-    cases: Sequence[Case],
+    cases: Sequence[Case],  # of the task
     name: str,
-    method: Contestant,
+    method: Contestant,  # that answers them
     seed: int,
 ) -> dict:  # rows: (split, method, metric, value); seconds and seconds of all processors together, without those of scoring; peak_gb
     "Let a method answer cases of a task, and score it; of splits that several cases have, scores are averaged."
@@ -163,7 +163,7 @@ def _data_digest(cases: Sequence[Case]) -> str:
 def benchmark(
     out: str | Path | None = None,  # folder for table, manifest and figures, made if needed; jobs that are done there are not run again; by default nothing is written
     data: str | Path | None = None,  # folder of real sections; by default `$STAND_DATA`, or shared/data beside a parent folder, if there is one
-    seeds: Sequence[int] = (0, 1, 2),
+    seeds: Sequence[int] = (0, 1, 2),  # of tasks and methods; each is a run of its own
     methods: Mapping[str, Contestant | Method] = contestants,  # functions of `baselines`' form can be among them
     ablated: Mapping[str, Contestant | Method] = ablations,  # likewise, for tasks that are `ablated`
     tasks: Mapping[str, Task] | None = None,  # by default all that there are data for

@@ -31,16 +31,16 @@ from .uncertainty import credible_interval, sample_counts
 class Case(NamedTuple):
     "What methods are trained and tested on."
 
-    training: list[Section]
+    training: list[Section]  # with spots, nuclei and features
     tests: dict[str, Section]  # by name of the split
-    genes: list[str]
+    genes: list[str]  # to score
     truths: dict[str, AnnData]  # of tests whose nuclei are known: rows as their nuclei, with obs["type"] and layers["captured"]
     known: dict[str, KnownNuclei]  # what of them is scored
 
 
 def make_case(
-    training: Sequence[Section],
-    tests: Mapping[str, Section],
+    training: Sequence[Section],  # with spots, nuclei and features
+    tests: Mapping[str, Section],  # likewise, by name of the split
     truths: Mapping[str, AnnData] | None = None,  # of training and test sections, by name
     n_genes: int = 1000,  # with the most counts in training, and in a tenth of its spots
 ) -> Case:
@@ -81,7 +81,7 @@ def _joined(parts: Sequence[SpotData], shown: bool) -> tuple[SpotData, list[np.n
 class Rival(Contestant):
     "A method of `baselines`."
 
-    method: Method
+    method: Method  # a function of the form of `baselines`
     shown: bool = False  # whether it sees the counts of test spots; then nuclei alone are scored
 
     def settings(self) -> Any:
@@ -123,7 +123,7 @@ def spot_metrics(
     answer: Answer,  # with spots and phi
     counts: np.ndarray,  # (n_spots, n_genes) measured
     trained: np.ndarray,  # (n_training_spots, n_genes) counts of training, for the top genes and the gain
-    n_top: int = 250,
+    n_top: int = 250,  # genes with the most counts in training, over which correlations are averaged
 ) -> dict[str, float]:
     "Score what is said of spots."
     said, total, everything = answer.spots, counts.sum(1, keepdims=True), np.arange(counts.shape[1])
@@ -142,7 +142,7 @@ def spot_metrics(
 
 def nucleus_metrics(
     nuclei: np.ndarray,  # (n_nuclei, n_genes) log-normalised
-    known: KnownNuclei,
+    known: KnownNuclei,  # which nuclei are scored, and against what
 ) -> dict[str, float]:
     "Score what is said of nuclei."
     return {f"nuclei, {k}": v for k, v in nucleus_scores(nuclei[known.rows], known.observed, known.types, known.markers, known.oracle).items()}
@@ -151,8 +151,8 @@ def nucleus_metrics(
 def parts_metrics(
     cells: AnnData,  # of `deconvolve`
     test: Section,
-    truth: AnnData,
-    known: KnownNuclei,
+    truth: AnnData,  # of its nuclei, with layers["captured"]
+    known: KnownNuclei,  # which nuclei are scored
 ) -> dict[str, float]:
     "Score the parts that nuclei got of their spots' counts: intervals of the markers, and whether all parts add up."
     markers = list(cells.var_names[known.markers])
@@ -164,8 +164,8 @@ def parts_metrics(
 
 
 def score_case(
-    case: Case,
-    answers: Mapping[str, Answer],
+    case: Case,  # with the truth
+    answers: Mapping[str, Answer],  # by name of the split
     name: str,  # of the method
 ) -> list[tuple[str, str, str, float]]:  # split, method, metric, value
     "Score all answers to a case."

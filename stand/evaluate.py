@@ -53,7 +53,7 @@ def compare(
 # %% ../nbs/11_evaluate.ipynb #compare-nuclei
 def lognorm_nuclei(
     table: AnnData,  # of nuclei
-    genes: Sequence[str],
+    genes: Sequence[str],  # of the columns, in order
 ) -> np.ndarray:  # (n_nuclei, n_genes) log(1 + counts per ten thousand of these genes)
     "Take some genes of nuclei, log-normalised."
     x = table[:, list(genes)].X
@@ -74,8 +74,8 @@ class KnownNuclei(NamedTuple):
 def known_nuclei(
     training: Sequence[AnnData],  # truths of training sections, with obs["type"]
     truth: AnnData,  # of the test section, with obs["type"] and obs["overlap"]
-    genes: Sequence[str],
-    n_markers: int = 60,
+    genes: Sequence[str],  # to score
+    n_markers: int = 60,  # genes to call markers
 ) -> KnownNuclei:
     "Gather what is known of the nuclei of a test section."
     rows = (truth.obs["overlap"] > 0).to_numpy() & (np.asarray(truth[:, genes].X.sum(1)).ravel() > 0) & truth.obs["type"].notna().to_numpy()

@@ -142,7 +142,7 @@ def plot_types(
     background: bool = True,  # draw the H&E; False: white
     dim: float = 0.4,  # share of white blended into the H&E
     alpha: float = 0.9,  # opacity of the nuclei
-    title: str | None = None,
+    title: str | None = None,  # by default section and column
     size: float = 8.0,  # width of a new figure, inches
     max_px: int = 1600,  # longer side of the picture that is read, pixels
 ) -> Axes:  # in full-resolution pixels; the nuclei are its first collection
@@ -191,7 +191,7 @@ def plot_spot(
     margin: float = 0.4,  # of tissue around the spot, in diameters
     numbers: bool | None = None,  # write each nucleus' share on it; by default where up to 30 of them leave room
     outlines: bool = True,  # draw the outlines of `section.nuclei`; False: disks of the nuclei's area
-    cmap: str = CMAP,
+    cmap: str = CMAP,  # name of matplotlib's
     background: bool = True,  # draw the H&E; False: white
     dim: float = 0.15,  # share of white blended into the H&E
     size: float = 5.5,  # width of a new figure, inches

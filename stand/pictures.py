@@ -25,7 +25,7 @@ from .core import StandError
 # %% ../nbs/12e_pictures.ipynb #drawn
 def drawn(
     figure: Figure,  # texts and legends are hidden in it
-    dpi: int = 40,
+    dpi: int = 40,  # pixels an inch
 ) -> np.ndarray:  # (h, w, 3) uint8
     "Draw a figure without whatever depends on fonts."
     figure.set_dpi(dpi)

@@ -174,12 +174,12 @@ def plot_spots(
     limits: tuple[float, float] = (0, 100),  # percentiles of the values at the ends of the colour scale
     vmin: float | None = None,  # value at the lower end instead
     vmax: float | None = None,  # value at the upper end instead
-    cmap: str | Colormap = CMAP,
+    cmap: str | Colormap = CMAP,  # matplotlib's, or its name
     background: bool = True,  # draw the H&E; False: white
     dim: float = 0.4,  # share of white blended into the H&E
     alpha: float = 0.9,  # opacity of the spots
     label: str | None = None,  # of the colour bar
-    title: str | None = None,
+    title: str | None = None,  # by default section and gene
     size: float = 5.0,  # width of a new figure, inches
     max_px: int = 1600,  # longer side of the picture that is read, pixels
 ) -> Axes:  # in full-resolution pixels

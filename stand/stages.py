@@ -84,13 +84,16 @@ class Job:
     def __exit__(self, *error) -> None:
         if self.folder is not None: self._lock.release()
 
-    def note(self, path: Path) -> Path:  # JSON
+    def note(
+        self,
+        path: Path,  # of the result
+    ) -> Path:  # JSON
         "Name the manifest of a result."
         return self.folder / f"{path.name}.json"
 
     def reason(
         self,
-        path: Path,
+        path: Path,  # of the result
         made_from: dict,  # of `chain`
         partly: bool = False,  # compare only these facts, for others are not known yet
     ) -> str | None:  # None: it is there
@@ -102,7 +105,11 @@ class Job:
         if changed := [k for k in made_from | ({} if partly else was) if was.get(k) != made_from.get(k)]: return f"was made with other {', '.join(changed)}"
         return None if path_digest(path) == noted.get("digest") else "was changed since"
 
-    def check_free(self, path: Path, made_from: dict) -> None:
+    def check_free(
+        self,
+        path: Path,  # of the result
+        made_from: dict,  # of `chain`
+    ) -> None:
         "Raise `StandError` if a result is there that is not of this job, as far as its facts are known, so would be replaced."
         if self.folder is None or not os.path.lexists(path) or (why := self.reason(path, made_from, partly=True)) is None: return
         raise StandError(f"{str(path)!r} exists already and {why}; pass overwrite=True to replace it")
