@@ -61,7 +61,7 @@ class Task(NamedTuple):
 
     cases: Callable[[int], Iterator[Case]]  # makes the cases of a seed
     settings: dict  # that its scores depend on
-    ablated: bool = False  # whether models with parts taken out are tried on it
+    ablated: float = 0  # of the seeds, the first so many are also of models with parts taken out, which take as long as all else together
 
 
 def _ready(section: Section, cache_folder: Path | None = None) -> Section:
@@ -87,7 +87,7 @@ def built_in_tasks(
     def unseen_block(seed: int) -> Iterator[Case]:
         for split in by_block(made(seed + 2)[0], n_blocks): yield make_case(split.training, {"unseen block": split.test[0]})
 
-    return {"built-in, unseen section": Task(unseen_section, dict(size_px=size_px), True),
+    return {"built-in, unseen section": Task(unseen_section, dict(size_px=size_px), np.inf),
             "built-in, unseen block": Task(unseen_block, dict(size_px=size_px, n_blocks=n_blocks))}
 
 # %% ../nbs/11c_benchmark.ipynb #real-tasks
@@ -115,7 +115,7 @@ def real_tasks(
         pairs = pair_sections(sections, [train, train, test], "celltype_major", types=looks, seed=seed)
         yield make_case([s for s, _ in pairs[:2]], {"paired nuclei": pairs[2][0]}, {s.name: t for s, t in pairs}, n_genes)
 
-    tasks = {"HER2+ breast": Task(breast, dict(n_genes=n_genes), True)} if (data / "her2st").is_dir() else {}
+    tasks = {"HER2+ breast": Task(breast, dict(n_genes=n_genes), 1)} if (data / "her2st").is_dir() else {}
     return tasks | ({"paired nuclei": Task(paired, dict(n_genes=n_genes))} if tasks and (data / "scrna").is_dir() else {})
 
 # %% ../nbs/11c_benchmark.ipynb #contestants
@@ -173,7 +173,7 @@ def benchmark(
     if tasks is None: tasks = built_in_tasks() | (real_tasks(data, cache_folder=out and out / "features") if data else {})
     if both := set(methods) & set(ablated): raise StandError(f"{sorted(both)[0]!r} is both among methods and ablated; wanted one name for each")
     jobs = []
-    for (task, seed), todo in groupby(((t, s, n) for t in tasks for s in seeds for n in [*methods, *(ablated if tasks[t].ablated else [])]), lambda job: job[:2]):
+    for (task, seed), todo in groupby(((t, s, n) for t in tasks for i, s in enumerate(seeds) for n in [*methods, *(ablated if i < tasks[t].ablated else [])]), lambda job: job[:2]):
         cases = cache(lambda task=task, seed=seed: list(tasks[task].cases(seed)))  # made when the first job needs them
         for *_, name in todo: jobs.append(_kept_job(out, dict(task=task, method=name, seed=seed), (methods | ablated)[name], tasks[task], cases))
     table = pd.DataFrame([(j["task"], split, method, j["seed"], metric, value) for j in jobs for split, method, metric, value in j["rows"]],

@@ -32,7 +32,7 @@ def _benchmark(args: argparse.Namespace) -> None:
     "Run the benchmark and print its tables."
     from stand.benchmarks import benchmark, built_in_tasks, report, summarise
 
-    some = dict(seeds=[0], tasks=built_in_tasks(700, 2), ablated={}) if args.quick else dict(seeds=args.seeds, tasks=built_in_tasks() if args.built_in else None)
+    some = dict(seeds=[0], tasks=built_in_tasks(1000, 2), ablated={}) if args.quick else dict(seeds=args.seeds, tasks=built_in_tasks() if args.built_in else None)
     print(report(summarise(benchmark(args.out, args.data, **some))))
 
 # %% ../nbs/14_cli.ipynb #parser
