@@ -56,10 +56,10 @@ readme: env ## write README.md from nbs/index.ipynb
 prepare: export readme ## what to do before a commit: clean, export, README
 
 hooks: env ## let git keep notebooks clean: a check before each commit, and merges cell by cell
-	@git config core.hooksPath .githooks
+	@git config core.hooksPath scripts/hooks
 	@git config merge.nbdev-merge.name "merge notebooks cell by cell"
 	@git config merge.nbdev-merge.driver "$(abspath $(BIN))/nbdev_merge %O %A %B %P"
-	@echo "git uses .githooks; undo it with: git config --unset core.hooksPath"
+	@echo "git uses scripts/hooks; undo it with: git config --unset core.hooksPath"
 
 figures: env ## draw the figures of the README again (needs section C4 in ../shared/data or STAND_DATA)
 	@$(BIN)/python scripts/make_figures.py
