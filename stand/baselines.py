@@ -136,7 +136,7 @@ def _steady(seed: int = 0) -> Iterator[None]:
         try: yield
         finally: torch.set_num_threads(threads)
 
-
+# %% ../nbs/10d_baselines.ipynb #bags-training
 def _fit_bags(nuclei: Tensor, pooling: csr_matrix, target: Tensor, lr: float, epochs: int, patience: int = 20, bs: int = 16, seed: int = 0) -> nn.Module:
     "Train on four fifths of the spots until the last fifth gets no better, and return the best state."
     net, rng = _network(nuclei.shape[1], target.shape[1]), np.random.default_rng(seed)

@@ -183,7 +183,7 @@ def run_cohort(
                       lambda tables, path: join_cells(tables, path, model is not None), Path)
     return status.drop(columns="key")
 
-
+# %% ../nbs/13d_cohort.ipynb #cohort-status
 _COLUMNS = ("path", "status", "exit", "tries", "seconds", "nuclei", "genes", "message", "key")
 
 

@@ -139,7 +139,7 @@ def spot_metrics(
             "proportion, Spearman": mean_score(spearman(said.proportion[:, top], normalised_counts(counts).proportion[:, top])),
             "NLL": nll, "NLL gain": floor - nll, "coverage of 90 %": held["coverage"], "width of 90 %": held["width"], "CRPS": float(crps(drawn, counts[:, top]).mean())}
 
-
+# %% ../nbs/11ba_contest.ipynb #nucleus-metrics
 def nucleus_metrics(
     nuclei: np.ndarray,  # (n_nuclei, n_genes) log-normalised
     known: KnownNuclei,  # which nuclei are scored, and against what
@@ -162,7 +162,7 @@ def parts_metrics(
     return {"nuclei, coverage of 90 %": held["coverage"], "nuclei, width of 90 %": held["width"], "nuclei, CRPS": float(crps(drawn, captured).mean()),
             "nuclei, sum error": sum_error(cells.layers["counts"], spot_overlaps(test), csr_matrix(test.spots[:, cells.var_names].X))}
 
-
+# %% ../nbs/11ba_contest.ipynb #score-case
 def score_case(
     case: Case,  # with the truth
     answers: Mapping[str, Answer],  # by name of the split

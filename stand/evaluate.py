@@ -86,7 +86,7 @@ def known_nuclei(
     markers = np.argsort(ordered[-2] - ordered[-1], kind="stable")[:n_markers]
     return KnownNuclei(rows, lognorm_nuclei(truth[rows], genes), types, type_means(cells, of_cells, types), markers)
 
-
+# %% ../nbs/11_evaluate.ipynb #compare-nuclei-def
 def compare_nuclei(
     model: Learner | TrainedModel,  # trained on `training`
     training: Sequence[tuple[Section, AnnData]],  # sections and their truths, with obs["type"], as `pair_sections` gives them

@@ -214,7 +214,7 @@ def _outlines(layers: Layers, block: int) -> tuple[dict, list[bytes]]:
     rows = layers.blocks.members(block)
     return pack_outlines(layers.shapes.outline[rows], rows)
 
-
+# %% ../nbs/12b_layers.ipynb #answers-values
 def _values(layers: Layers, name: str) -> tuple[dict, list[bytes]]:
     "What colours the nuclei, and whether the spots measured it."
     content, arrays = nucleus_values(layers.cells, name)
@@ -240,7 +240,7 @@ def _card(layers: Layers, row: int, name: str) -> tuple[dict, list[bytes]]:
 
 _ANSWERS = dict(meta=_meta, nuclei=_nuclei, tile=_tile, outlines=_outlines, values=_values, spots=_spots, measured=_measured, card=_card)
 
-
+# %% ../nbs/12b_layers.ipynb #answer-def
 def answer(
     layers: Layers,
     kind: str,  # "meta", "nuclei", "tile", "outlines", "values", "spots", "measured" or "card"

@@ -214,7 +214,7 @@ def plot_spot(
     ax.set_title(f"{section.name}, spot {spot}: {parts.sum():,.0f} counts{f' of {gene}' if gene else ''}, {len(parts)} nuclei", fontsize=10)
     return ax
 
-
+# %% ../nbs/12c_maps.ipynb #spot-parts-drawn
 def _fullest(cells: AnnData, gene: str | None) -> str:
     "Name the spot with the most counts."
     kept = cells.uns.get("stand", {})

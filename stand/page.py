@@ -122,7 +122,7 @@ def export_html(
     with written_whole(path, overwrite) as partial: partial.write_bytes(_document(section.name, packed))
     return path
 
-
+# %% ../nbs/13a_page.ipynb #export-parts
 def _wanted(genes: Sequence[str] | None, layers: Layers) -> list[str]:
     "List the genes for the page; unknown ones are found out when their values are asked for."
     cells = layers.cells

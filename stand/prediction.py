@@ -41,7 +41,7 @@ def _capture(member: StandModel, model: TrainedModel, section: Section) -> float
     known = section.name in model.info.sections
     return float((log_capture[model.info.sections.index(section.name)] if known else log_capture.mean()).exp())
 
-
+# %% ../nbs/08c_prediction.ipynb #decode
 _CHUNK = 65_536  # nuclei at a time, so that what lies between the layers stays small
 
 

@@ -261,7 +261,7 @@ def pair_section(
     truth.obs["cell"], truth.uns["efficiency"] = names[lead], efficiency
     return section, truth
 
-
+# %% ../nbs/10_simulate.ipynb #pair-looks
 def _looks(section: Section, types: Sequence[str] | str, known: pd.Index) -> np.ndarray:  # (n_nuclei,) int
     "Look up the types that nuclei look like."
     if isinstance(types, str):

@@ -116,7 +116,7 @@ class Viewer(AnyWidget):
 
     def __repr__(self) -> str: return f"Viewer of {self.layers.section.name!r}: {len(self.layers.cells):,} nuclei by {self.gene}, {self.n_selected:,} selected"
 
-
+# %% ../nbs/13_viewer.ipynb #viewer-checks
 def _checked(layers: Layers, name: str, value: Any) -> Any:
     "Check a setting of a viewer."
     if name == "limits": return check_limits(value)
