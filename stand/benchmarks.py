@@ -36,6 +36,7 @@ from .contest import Case, Contestant, Oracle, Rival, make_case, score_case
 from .core import Section, StandError, data_dir, existing_path, written_whole
 from .datasets import simulated
 from .encoder import encode_nuclei
+from .export import COLOURS
 from .io import read_st
 from .nuclei import segment_nuclei
 from .overlap import nucleus_spot, spot_overlaps
@@ -253,7 +254,7 @@ def report(
     return "\n\n".join(text)
 
 # %% ../nbs/11c_benchmark.ipynb #figures
-_COLOURS = dict(ours="#D55E00", rival="#0072B2", part="#009E73")  # of Okabe & Ito (2008), which colour-blind people tell apart
+_COLOURS = dict(zip(("rival", "ours", "part"), COLOURS))
 
 
 def plot_scores(
