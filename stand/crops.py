@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 
 from .bodies import STRIDES
 from .core import StandError
-from .dense import WINDOWS, Tile, in_order, plan_tiles
+from .dense import WINDOWS, Tile, plan_tiles
+from .feeding import full_batches, in_order
 from .pathology import Embedder
 from .slide import Slide
 
@@ -72,7 +73,8 @@ def _by_tile(
     slide: Slide,
     slide_mpp: float,
     points: np.ndarray,  # (n, 2), µm
-    views: list[tuple[float, int]],  # side in µm and in pixels of each crop of a nucleus
+    sides_um: Sequence[float],  # of the crops of a nucleus
+    px: int,  # side of each, pixels
     embed: Callable[[np.ndarray], np.ndarray],  # (b, px, px, 3) uint8 to (b, dim)
     dim: int,
     device: str,
@@ -83,19 +85,25 @@ def _by_tile(
     "Embed the crops of all points, tile by tile."
     if batch < 1: raise StandError(f"batch={batch}: wanted 1 or more crops at a time")
 
-    def of_view(windows: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:  # (n, dim)
-        return np.concatenate([_embedded(embed, windows[y[i:i + batch], x[i:i + batch], 0]) for i in range(0, len(x), batch)])
+    def regions(tile: Tile) -> list[tuple]: return [_windows(slide, slide_mpp, points[tile.rows], side, px) for side in sides_um]
 
-    def read(tile: Tile) -> list[tuple]: return [_windows(slide, slide_mpp, points[tile.rows], *view) for view in views]
-    def encode(regions: list[tuple]) -> np.ndarray: return np.concatenate([of_view(*region) for region in regions], 1)
+    def on_core(tile: Tile) -> np.ndarray:  # (n * n_sides, dim); only a batch of crops is held at a time
+        seen = [np.concatenate([embed(windows[y[i:i + batch], x[i:i + batch], 0]) for i in range(0, len(x), batch)]) for windows, x, y in regions(tile)]
+        return np.stack(seen, 1).reshape(-1, seen[0].shape[1])
 
-    tiles, features = plan_tiles(points, _TILE_UM), np.empty((len(points), len(views) * dim), np.float32)
-    jobs = in_order(lambda t: encode(read(t)), tiles, workers) if device == "cpu" else map(encode, in_order(read, tiles, workers))
-    for tile, part in zip(tiles, tqdm(jobs, "encoding nuclei", len(tiles), unit="tile", disable=not progress)):
-        if part.shape[1] != features.shape[1]:
-            raise StandError(f"the embedder gave {part.shape[1] / len(views):g} numbers a crop, not the {dim} that it promised")
-        features[tile.rows] = part
-    return features
+    def crops(tile: Tile) -> np.ndarray:  # (n * n_sides, px, px, 3)
+        return np.stack([windows[y, x, 0] for windows, x, y in regions(tile)], 1).reshape(-1, px, px, 3)
+
+    tiles = plan_tiles(points, _TILE_UM)
+    if not tiles: return np.empty((0, len(sides_um) * dim), np.float32)
+    done = tqdm(in_order(on_core if device == "cpu" else crops, tiles, workers), "encoding nuclei", len(tiles), unit="tile", disable=not progress)
+    features, at = np.empty((len(points) * len(sides_um), dim), np.float32), 0
+    where = (np.concatenate([t.rows for t in tiles])[:, None] * len(sides_um) + np.arange(len(sides_um))).ravel()
+    for part in done if device == "cpu" else (_embedded(embed, crops) for crops in full_batches(done, batch)):
+        if part.shape[1] != dim: raise StandError(f"the embedder gave {part.shape[1]} numbers a crop, not the {dim} that it promised")
+        features[where[at:at + len(part)]] = part
+        at += len(part)
+    return features.reshape(len(points), -1)
 
 # %% ../nbs/04f_crops.ipynb #encode-crops
 def encode_crops(
@@ -112,10 +120,9 @@ def encode_crops(
     "Embed one crop of each side around each nucleus."
     px = embedder.input_px or size_px
     sides = np.atleast_1d(sides_um).tolist() if embedder.mpp is None else [px * embedder.mpp]
-    views = [(side, px) for side in sides]
     if batch is None: batch = 64 if embedder.device == "cpu" else 1024
-    if not views: raise StandError("sides_um: found none; wanted the side of at least one crop, µm")
-    return _by_tile(slide, slide_mpp, _checked_points(points_um), views, embedder.embed, embedder.dim, embedder.device, batch, workers, progress)
+    if not sides: raise StandError("sides_um: found none; wanted the side of at least one crop, µm")
+    return _by_tile(slide, slide_mpp, _checked_points(points_um), sides, px, embedder.embed, embedder.dim, embedder.device, batch, workers, progress)
 
 # %% ../nbs/04f_crops.ipynb #centre-features
 def centre_features(
@@ -148,5 +155,5 @@ def crop_features(
     if crop_px < 32 or crop_px % 32: raise StandError(f"crop_px={crop_px}: wanted a multiple of 32, the stride of the body")
     read = torch.inference_mode()(lambda crops: centre_features(run(crops)).cpu().numpy())
     dim = read(np.full((1, 32, 32, 3), 255, np.uint8)).shape[1]
-    views = [(crop_px * mpp, crop_px) for mpp in np.atleast_1d(scales).tolist()]
-    return _by_tile(slide, slide_mpp, _checked_points(points_um), views, read, dim, device, batch, workers, progress)
+    sides = [crop_px * mpp for mpp in np.atleast_1d(scales).tolist()]
+    return _by_tile(slide, slide_mpp, _checked_points(points_um), sides, crop_px, read, dim, device, batch, workers, progress)

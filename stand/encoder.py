@@ -30,7 +30,8 @@ from .bodies import DEFAULT_ENCODER, Body, best_device, load_body, map_runner
 from .cache import cached_rows, digest, gather_rows, slide_digest
 from .core import Section, StandError, existing_path, need, unknown_name, written_whole
 from .crops import encode_crops
-from .dense import Look, encode_looks, in_order, plan_tiles, read_tile
+from .dense import Look, encode_looks, plan_tiles, read_tile
+from .feeding import cores, fetched, in_order, staged
 from .pathology import PATHOLOGY, Embedder, load_embedder
 from .staining import all_round
 
@@ -191,16 +192,16 @@ def _dense(section, points, encoder, shape, cache, tile_um, halo_px, device, wor
     if not tile_um > 0: raise StandError(f"tile_um={tile_um}: wanted the side of a tile in µm, above 0")
     tiles, run = plan_tiles(points, tile_um), all_round(map_runner(encoder.net, device), encoder.views)
     project = encoder.projection.on(device) if encoder.projection else nn.Identity()
-    on_cpu = device == "cpu"
 
-    def read(i: int) -> list[Look]: return read_tile(tiles[i], section.slide, section.mpp, encoder.mpp, halo_px, None if on_cpu else tile_um)
-    def encode(i: int, looks: list[Look]) -> np.ndarray:
-        rows = tiles[i].rows
-        return np.concatenate([encode_looks(looks, points[rows], run, device, project), shape[rows]], 1)
+    def read(i: int, side_um: float | None = None) -> list[Look]: return read_tile(tiles[i], section.slide, section.mpp, encoder.mpp, halo_px, side_um)
+    def encode(i: int, looks: list[Look]) -> Tensor: return encode_looks(looks, points[tiles[i].rows], run, device, project)
+    def ready(i: int) -> list[Look]: return [look._replace(cut=staged(look.cut)) for look in read(i, tile_um)]
 
     def compute(numbers: Sequence[int]) -> Iterator[np.ndarray]:  # a core reads and encodes a tile; or cores read, and this thread feeds a GPU
-        done = in_order(lambda i: encode(i, read(i)), numbers, workers) if on_cpu else map(encode, numbers, in_order(read, numbers, workers))
-        return tqdm(done, "encoding nuclei", len(numbers), unit="tile", disable=not progress)
+        if device == "cpu": done = in_order(lambda i: encode(i, read(i)).numpy(), numbers, workers)
+        else: done = fetched(map(encode, numbers, in_order(ready, numbers, workers or min(cores(), 8))))
+        for i, features in zip(numbers, tqdm(done, "encoding nuclei", len(numbers), unit="tile", disable=not progress)):
+            yield np.concatenate([features, shape[tiles[i].rows]], 1)
 
     rows = [t.rows for t in tiles]
     if cache is None: return gather_rows(rows, compute(range(len(tiles))))

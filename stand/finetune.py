@@ -26,7 +26,8 @@ from .bags import Bags, SpotLoader
 from .bodies import STRIDES, Body, best_device
 from .cache import digest
 from .core import Section, StandError, need
-from .dense import WINDOWS, cores
+from .dense import WINDOWS
+from .feeding import cores
 from .encoder import DEFAULT_ENCODER, SHAPE, Encoder, load_encoder
 from .learner import Ensemble, OneThread, ProportionPearson, Seeded, Settle
 from .model import SpotPrediction, TrainedModel

@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 from .bodies import Body, best_device, map_runner
 from .cache import digest
 from .core import Section, StandError, need
-from .dense import in_order, sample_maps
+from .dense import sample_maps
+from .feeding import in_order
 from .encoder import DEFAULT_ENCODER, Encoder, Projection, load_encoder
 from .staining import VIEWS, jitter_stain, turned
 

@@ -33,18 +33,18 @@ VIEWS = tuple((quarters, mirrored) for quarters in range(4) for mirrored in (Fal
 
 # %% ../nbs/04g_staining.ipynb #all-round
 def all_round(
-    run: Callable[[np.ndarray], list[Tensor]],  # of `stand.bodies.map_runner`
+    run: Callable[[np.ndarray | Tensor], list[Tensor]],  # of `stand.bodies.map_runner`
     views: int = 8,  # average over this many of `VIEWS`, 1 to 8; after all 8 no turn and no mirror changes anything
-) -> Callable[[np.ndarray], list[Tensor]]:  # (n, h, w, 3) uint8 to maps, as `run` does
+) -> Callable[[np.ndarray | Tensor], list[Tensor]]:  # (n, h, w, 3) of 0..255 to maps, as `run` does
     "Make the function that computes feature maps of a picture laid several ways, turned back and averaged."
     if views not in range(1, 9): raise StandError(f"views={views}: wanted a whole number from 1 to 8")
     if views == 1: return run
 
-    def run_round(rgb: np.ndarray) -> list[Tensor]:
-        total = None
+    def run_round(rgb: np.ndarray | Tensor) -> list[Tensor]:
+        total, rgb = None, rgb if isinstance(rgb, Tensor) else torch.from_numpy(np.array(rgb))
         for quarters, mirrored in VIEWS[:views]:
-            image = np.rot90(rgb, quarters, (-3, -2))
-            maps = run(np.ascontiguousarray(image[..., ::-1, :] if mirrored else image))
+            image = torch.rot90(rgb, quarters, (-3, -2))
+            maps = run(image.flip(-2) if mirrored else image)
             back = [torch.rot90(m.flip(-1) if mirrored else m, -quarters, (-2, -1)) / views for m in maps]
             total = back if total is None else [a + b for a, b in zip(total, back)]
         return total
