@@ -40,7 +40,7 @@ slow: env ## test the notebooks that use real data (../shared/data or STAND_DATA
 browser: env ## test the viewer in a real browser (needs Chromium or Chrome; BROWSER="--keep DIR" keeps the screenshots)
 	@$(BIN)/python scripts/test_viewer.py $(BROWSER)
 
-tutorial: env ## run STAnD-tutorial.ipynb; the executed notebook and its pictures go to tutorial-output/
+tutorial: env ## run STAnD-tutorial.ipynb (STAND_SECTION=... for your section); it and its pictures go to tutorial-output/
 	@$(BIN)/python scripts/run_notebooks.py STAnD-tutorial.ipynb --to $(TUTORIAL_OUT)
 
 docs: env ## build the documentation in _docs/html and check it: names, links, spelling; its examples are run
