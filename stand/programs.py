@@ -92,7 +92,7 @@ def _likeness(more: pd.DataFrame, parts: np.ndarray, names: pd.Index, n_top: int
 # %% ../nbs/09b_programs.ipynb #call-types
 def call_types(
     cells: AnnData,  # of `predict_nuclei` or `deconvolve`
-    types: Mapping[str, Sequence[str]] | pd.DataFrame = MARKERS,  # marker genes of each type, or profiles (types, genes) of `type_profiles`
+    types: Mapping[str, Sequence[str]] | pd.DataFrame = MARKERS,  # marker genes of each type, which give a first guess, or profiles (types, genes) of `type_profiles`
 ) -> AnnData:  # with obs["cell_type"], the likeliest type of each nucleus, and obsm["X_types"], a table (n_nuclei, types) whose rows sum to 1
     "Say which type of cell each nucleus is likely to be."
     score, use = program_types(cells, types), joint_programs(cells)[1]
