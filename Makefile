@@ -13,13 +13,15 @@ STAMP := $(VENV)/.stand-installed
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1|/' | awk -F'|' '{printf "%-18s%s\n", $$1, $$2}'
-	@echo "Settings: PYTHON=$(PYTHON) VENV=$(VENV) TUTORIAL_OUT=$(TUTORIAL_OUT) JOBS=$(JOBS) SLOW_JOBS=$(SLOW_JOBS) (notebooks tested at a time)"
+	@echo "Settings: PYTHON=$(PYTHON) VENV=$(VENV) TUTORIAL_OUT=$(TUTORIAL_OUT) BENCHMARK_OUT=$(BENCHMARK_OUT)"
+	@echo "          JOBS=$(JOBS) SLOW_JOBS=$(SLOW_JOBS) (notebooks tested at a time) BROWSER=$(BROWSER) (words for scripts/test_viewer.py)"
+	@echo "          STAND_SECTION (for make tutorial: a section of your own) STAND_DATA (folder of real sections)"
 
 env: $(STAMP) ## make the environment and install the package for development (again when settings.ini or setup.py change)
 
 $(STAMP): settings.ini setup.py
 	@test -x $(BIN)/python || command -v $(PYTHON) > /dev/null || { \
-	  echo "$(PYTHON) was not found. ST-AnD needs Python 3.11: install it, or name yours: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	  echo "$(PYTHON) was not found. ST-AnD needs Python 3.11 or 3.12: install it, or name yours: make PYTHON=python3.12 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "$(PYTHON) is older than Python 3.11, which ST-AnD needs; name another: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
@@ -38,7 +40,7 @@ slow: env ## test the notebooks that use real data (../shared/data or STAND_DATA
 browser: env ## test the viewer in a real browser (needs Chromium or Chrome; BROWSER="--keep DIR" keeps the screenshots)
 	@$(BIN)/python scripts/test_viewer.py $(BROWSER)
 
-tutorial: env ## run STAnD-tutorial.ipynb; the executed notebook and its pictures go to tutorial-output/
+tutorial: env ## run STAnD-tutorial.ipynb (STAND_SECTION=... for your section); it and its pictures go to tutorial-output/
 	@$(BIN)/python scripts/run_notebooks.py STAnD-tutorial.ipynb --to $(TUTORIAL_OUT)
 
 docs: env ## build the documentation in _docs/html and check it: names, links, spelling; its examples are run

@@ -3,7 +3,7 @@ from configparser import ConfigParser
 from pathlib import Path
 from shlex import split
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 
 here = Path(__file__).parent
 config = ConfigParser(delimiters=["="])
@@ -33,7 +33,7 @@ setup(
         "Topic :: Scientific/Engineering :: Bio-Informatics",
         "Framework :: Jupyter",
     ],
-    packages=find_packages(include=[cfg["lib_name"], f"{cfg['lib_name']}.*"]),
+    packages=find_namespace_packages(include=[cfg["lib_name"], f"{cfg['lib_name']}.*"]),  # static and weights hold no Python
     include_package_data=True,
     python_requires=f">={cfg['min_python']}",
     install_requires=split(cfg["requirements"]),

@@ -89,5 +89,7 @@ if __name__ == "__main__":
         print("running", path, flush=True)
         started, flags = time.time(), set(args.flags.split())
         try: run_to(path.resolve(), flags, args.to.resolve()) if args.to else refresh(path.resolve(), flags)
-        except CellExecutionError as error: sys.exit(re.sub(r"\x1b\[[0-9;]*m", "", f"{path}: {error}"))
+        except CellExecutionError as error:
+            told = f"{error.ename}: {error.evalue}" if error.ename == "StandError" else str(error)  # which says by itself what to do
+            sys.exit(re.sub(r"\x1b\[[0-9;]*m", "", f"{path}: {told}"))
         print(f"done in {time.time() - started:.0f} s", flush=True)

@@ -587,14 +587,18 @@ def judged(what: str, seconds: float, bar: float, more: str) -> str:
 
 
 def draw_figure(browser, work: Path) -> None:
-    "Draw figures/viewer.png."
-    cells, section = example()
-    path = stand.export_html(cells, replace(section, name="built-in section"), work / "figure.html", ["ERBB2", "EPCAM", "COL1A1"], overwrite=True)
+    "Draw figures/viewer.png: the built-in section, trained and deconvolved as in the tutorial."
+    section = replace(stand.datasets.simulated(seed=0), name="built-in section")
+    section = stand.encode_nuclei(stand.segment_nuclei(section, progress=False), progress=False)
+    learn = stand.stand_learner(stand.STDataLoaders.from_sections([section], valid_pct=0.15, seed=0), n_programs=16)
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(30, 3e-3)
+    cells = stand.deconvolve(learn, section)
+    path = stand.export_html(cells, section, work / "figure.html", ["ERBB2", "EPCAM", "COL1A1"], limits=(1, 95), overwrite=True)
     page = browser.new_page(viewport=dict(width=940, height=520))
     page.goto(path.as_uri())
     shown = Shown(page, work)
     shown.wait()
-    shown.look(60, 150, 190)
+    shown.look(576, 311, 190)  # tumour beside lymphocytes
     row = middle_rows(shown, cells, 1)[0]
     card(shown, cells, section, row)
     picture = Image.open(BytesIO(page.screenshot())).convert("RGB")

@@ -4,6 +4,7 @@ Public names are loaded when first used, so that `import stand` is quick.
 """
 __version__ = "0.1.0"
 
+import warnings as _warnings
 from importlib import import_module as _import_module
 
 _MODULE_OF = {
@@ -31,10 +32,17 @@ _MODULES = {"core", "slide", "io", "datasets", "nuclei", "encoder", "likelihood"
 __all__ = sorted({*_MODULE_OF, *_MODULES} - {"cli", "core"})
 
 
+def _module(name: str):
+    "Import a module of this package, without what torch has to say to fastai."
+    with _warnings.catch_warnings():
+        _warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # nothing that a user can act on
+        return _import_module(f".{name}", __name__)
+
+
 def __getattr__(name: str):
     "Import the module that holds a public name when it is first asked for."
-    if name in _MODULES: return _import_module(f".{name}", __name__)
-    if name in _MODULE_OF: return getattr(_import_module(f".{_MODULE_OF[name]}", __name__), name)
+    if name in _MODULES: return _module(name)
+    if name in _MODULE_OF: return getattr(_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

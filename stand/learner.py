@@ -143,10 +143,13 @@ class Settle(Callback):
         self.predictability, self.n_held_out = None, 0  # see `TrainedModel`
 
     def before_fit(self):
-        self.run = not hasattr(self.learn, "lr_finder")  # which puts the weights back and must leave no trace
-        if self.run: self.done = False
+        self.trying = hasattr(self.learn, "lr_finder")  # it puts the weights back and must leave no trace
+        if not self.trying: self.done = False
 
-    def after_fit(self): self.settle()
+    def after_fit(self):
+        if not self.trying: return self.settle()
+        folder = Path(self.path) / self.model_dir  # where it kept the weights
+        if folder.is_dir() and not any(folder.iterdir()): folder.rmdir()
 
     @torch.no_grad()
     def settle(self) -> None:

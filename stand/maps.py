@@ -69,15 +69,18 @@ def plot_uncertainty(
     in_x(cells, gene)
     if show == "fade": return _fading(cells, gene, section, ax, kwargs)
     low, high = credible_interval(cells, gene, level)
-    kwargs = dict(label=f"{gene}, width of the {level:.0%} interval, counts", title=f"{gene}: {level:.0%} interval") | kwargs
+    kwargs = dict(label=f"{gene}, width of the {level:.0%} interval, counts", title=_titled(section, f"{gene}, {level:.0%} interval")) | kwargs
     return plot_gene(cells, gene, section, ax, values=(high - low)[:, 0], **kwargs)
+
+
+def _titled(section: Section | None, what: str) -> str: return what if section is None else f"{section.name}: {what}"
 
 
 def _fading(cells: AnnData, gene: str, section: Section | None, ax: Axes | None, kwargs: dict) -> Axes:
     "Draw a gene with opacities, and their legend."
     opacity, most = kwargs.pop("alpha", 0.9), np.percentile(believed(cells, gene), 99)
     opacity_of = lambda share: opacity * np.clip(share / most, _FAINTEST, 1)
-    kwargs = dict(title=f"{gene}, faint where uncertain") | kwargs
+    kwargs = dict(title=_titled(section, f"{gene}, faint where uncertain")) | kwargs
     ax = plot_gene(cells, gene, section, ax, alpha=opacity_of(believed(cells, gene)), **kwargs)
     steps = {f"{ratio:g} × value": Patch(facecolor="#31688e", alpha=float(opacity_of(1 / (1 + ratio)))) for ratio in (0.5, 1, 2, 5)}
     ax.legend(steps.values(), steps, title="sd", loc="upper left", borderaxespad=0.3, framealpha=0.75, edgecolor="none", fontsize=8, title_fontsize=8)
@@ -256,5 +259,5 @@ def plot_prediction(
     axes = grid_of_axes(2 + (cells is not None), 3, frame_of(spot_shapes(shown), section.slide), size=size)[0]
     for ax, share, word in zip(axes, shares, ("measured", "predicted")):
         plot_spots(shown, gene, ax, values=share, vmin=norm.vmin, vmax=norm.vmax, label="% of counts", title=f"{section.name}: {gene}, {word}", **kwargs)
-    if cells is not None: plot_gene(cells, gene, section, axes[2], label="counts per nucleus", title=f"{section.name}: {gene}, nuclei", **kwargs)
+    if cells is not None: plot_gene(cells, gene, section, axes[2], label="expected counts per nucleus", title=f"{section.name}: {gene}, nuclei", **kwargs)
     return axes

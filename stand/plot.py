@@ -123,7 +123,7 @@ def plot_genes(
     frame = frame_of(shapes_of(cells, section, False), section.slide if section else None)
     axes = grid_of_axes(len(genes), ncols, frame, bool(kwargs.get("zoom")), size)
     if shared_limits: kwargs = _shared(values, limits) | kwargs
-    kwargs = dict(limits=limits, label="counts per nucleus") | kwargs
+    kwargs = dict(limits=limits, label="expected counts per nucleus") | kwargs
     for ax, gene in zip(axes.flat, genes): plot_gene(cells, gene, section, ax, **kwargs)
     return axes
 

@@ -179,7 +179,8 @@ def spots_without_nuclei(
 ) -> np.ndarray:  # names
     "Name the spots that have no nuclei, and say so in a warning."
     names = np.asarray(section.spots.obs_names, dtype=str)[n_nuclei == 0]
-    if len(names): log.warning("section %r: %d of %d spots have no nuclei: %s ...", section.name, len(names), len(n_nuclei), ", ".join(names[:3]))
+    some = ", ".join(names[:3]) + " ..." * (len(names) > 3)
+    if len(names): log.warning("section %r: %d of %d spots have no nuclei: %s", section.name, len(names), len(n_nuclei), some)
     return names
 
 # %% ../nbs/08c_prediction.ipynb #predict-spots
