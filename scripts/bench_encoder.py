@@ -51,7 +51,7 @@ def measured(path: Path, nuclei: Path, name: str, device: str) -> dict:
     decoding = time.perf_counter() - begin
     if device != "cpu": stand.encode_nuclei(stand.Section(slide=slide, nuclei=nuclei[:2000]), encoder, device=device, progress=False)
     begin = time.perf_counter()
-    encoded = stand.encode_nuclei(section, encoder, device=device, progress=False)
+    encoded = stand.encode_nuclei(section, encoder, cache=False, device=device, progress=False)
     return dict(encoder=name, slide=path.stem, nuclei=len(section.nuclei), features=encoded.features.shape[1], decoding=decoding,
                 seconds=time.perf_counter() - begin, gigabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
                 gpu_gigabytes=torch.cuda.max_memory_allocated() / 2**30 if device.startswith("cuda") else 0.0)

@@ -2,7 +2,8 @@
 
 First the house is checked: every module has its notebook and every notebook its module, and none is missing. The last line
 says how many checks and notebooks passed, failed and were skipped; any failure makes the exit status 1. With `--flags slow`
-only notebooks that have such cells are run, with these cells; they need real data and are skipped where there is none.
+only notebooks that have such cells are run, with these cells; they need real data and are skipped where there is none. Features of these
+data are computed once for all notebooks (STAND_CACHE).
 """
 import argparse
 import ast
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, PACKAGE, TUTORIAL = ROOT / "nbs", ROOT / "stand", ROOT / "STAnD-tutorial.ipynb"
@@ -119,7 +121,8 @@ def main(notebooks: list[Path], flags: list[str], jobs: int, timeout: float) -> 
             continue
         count[verdict] += 1
         print(f"{verdict if verdict == 'skipped' else 'FAILED':8} {path.name}: {reason}")
-    with ThreadPoolExecutor(jobs) as pool:
+    with TemporaryDirectory() as cache, ThreadPoolExecutor(jobs) as pool:
+        if flags: os.environ.setdefault("STAND_CACHE", cache)
         for path, (passed, printed, seconds) in zip(wanted, pool.map(lambda p: tested(p, " ".join(flags), timeout), wanted)):
             count["passed" if passed else "failed"] += 1
             print(f"{'passed' if passed else 'FAILED':8} {path.name}: {seconds:.0f} s{left_out(path, flags)}", flush=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -81,6 +82,18 @@ def cached_rows(
     path = Path(folder).expanduser() / f"{key}.safetensors"
     if path.exists() and (found := _read(path)) is not None: return found["rows"]
     parts = path.with_suffix(".parts")
+    try: parts.mkdir(parents=True, exist_ok=True)
+    except OSError as error: raise StandError(f"cache: {str(folder)!r} cannot be written ({error})") from error
+    with FileLock(parts / ".lock"):  # who wants the same at the same time waits, and then reads
+        if path.exists() and (found := _read(path)) is not None: return found["rows"]
+        rows = _in_groups(parts, pieces, compute, group)
+        with written_whole(path, overwrite=True) as partial: save_file({"rows": rows}, partial, about)
+        shutil.rmtree(parts, ignore_errors=True)
+    return rows
+
+
+def _in_groups(parts: Path, pieces: Sequence[np.ndarray], compute: Callable[[Sequence[int]], Iterable[np.ndarray]], group: int) -> np.ndarray:
+    "Compute what is missing, and keep it group by group in a folder."
     groups = [range(i, min(i + group, len(pieces))) for i in range(0, len(pieces), group)]
     at = [parts / f"{i}.safetensors" for i in range(len(groups))]
     kept = {i: found["rows"] for i in range(len(groups)) if at[i].exists() and (found := _read(at[i])) is not None}
@@ -93,10 +106,7 @@ def cached_rows(
                 with written_whole(at[i]) as partial: save_file({"rows": np.ascontiguousarray(table)}, partial)
             yield table
 
-    rows = gather_rows([np.concatenate([pieces[p] for p in numbers]) for numbers in groups], complete())
-    with written_whole(path, overwrite=True) as partial: save_file({"rows": rows}, partial, about)
-    shutil.rmtree(parts, ignore_errors=True)
-    return rows
+    return gather_rows([np.concatenate([pieces[p] for p in numbers]) for numbers in groups], complete())
 
 
 def _read(path: Path) -> dict[str, np.ndarray] | None:

@@ -100,6 +100,14 @@ def _shape(path: Path) -> tuple[int, int]:
     with h5py.File(path) as file: return tuple(len(file[part][file[part].attrs["_index"]]) for part in ("obs", "var"))
 
 # %% ../nbs/13d_cohort.ipynb #one
+_CHILD = """
+import os, sys, threading
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(130)), daemon=True).start()  # whoever started this is gone, and another may begin it anew
+from stand.cli import main
+main()
+"""
+
+
 def _one(words: list[str], folder: Path, retries: int, running: set) -> dict[str, Any]:
     "Run a section in a process of its own, again if it breaks; says how it went."
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,8 +115,7 @@ def _one(words: list[str], folder: Path, retries: int, running: set) -> dict[str
     while status is None or (status not in (0, 2, 130) and tries <= retries):
         tries += 1
         with open(folder / "log.txt", "a" if tries > 1 else "w", encoding="utf-8") as said:
-            command = [sys.executable, "-c", "from stand.cli import main; main()", *words]
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT)
+            process = subprocess.Popen([sys.executable, "-c", _CHILD, *words], stdin=subprocess.PIPE, stdout=said, stderr=subprocess.STDOUT)
             running.add(process)
             status = process.wait()
             running.discard(process)
@@ -149,7 +156,7 @@ def join_cells(
 def run_cohort(
     sections: str | os.PathLike | Sequence,  # see `list_sections`
     out: str | os.PathLike,  # folder, made if needed
-    workers: int = 1,  # sections at a time; each may take 4 GB and uses all processors for a part of its time
+    workers: "int | Client" = 1,  # sections at a time, each may take 4 GB and uses all processors for a part of its time; or a `dask.distributed` client, whose workers see the same files
     retries: int = 1,  # how often a section whose process broke is tried again
     progress: bool = True,  # show a progress bar
     **options,  # of `stand run`, for all sections: model=, genes=, plot=, method=, encoder=, epochs=, seed=, overwrite=, mpp=, ...
@@ -163,14 +170,14 @@ def run_cohort(
         status = _earlier(out, commands).assign(path=table["path"])
         todo, running = [name for name in table.index if status.loc[name, "status"] != "done"], set()
         log.info("%d of %d sections to do", len(todo), len(table))
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(workers) if isinstance(workers, int) else workers.get_executor(pure=False) as pool:
             futures = {pool.submit(_one, commands[name], out / name, retries, running): name for name in todo}
             try:
                 for future in tqdm(as_completed(futures), "sections", len(todo), disable=not progress):
                     name = futures[future]
                     for column, value in (future.result() | dict(key=_key(commands[name]))).items(): status.loc[name, column] = value
                     _write_status(status, out)
-            except BaseException:  # Ctrl-C, or a full disk: nothing new is begun, and what runs is asked to stop
+            except BaseException:  # Ctrl-C, or a full disk: nothing new is begun, and what runs here is asked to stop
                 for future in futures: future.cancel()
                 for process in list(running): process.send_signal(signal.SIGINT)
                 raise

@@ -204,7 +204,7 @@ def _dense(section, points, encoder, shape, cache, tile_um, halo_px, device, wor
             yield np.concatenate([features, shape[tiles[i].rows]], 1)
 
     rows = [t.rows for t in tiles]
-    if cache is None: return gather_rows(rows, compute(range(len(tiles))))
+    if not cache: return gather_rows(rows, compute(range(len(tiles))))
     key = digest(slide_digest(section.slide), section.mpp, points, shape, str(encoder), tile_um, halo_px, _VERSION)
     return cached_rows(cache, key, rows, compute, dict(encoder=str(encoder), section=section.name))
 
@@ -214,7 +214,7 @@ def encode_nuclei(
     encoder: str | os.PathLike | nn.Module | Encoder | np.ndarray | tuple[AnnData, str] = DEFAULT_ENCODER,  # see `load_encoder`; or features of your own
     mpp: float | Sequence[float] | None = None,  # µm per pixel at which a body looks; by default 0.5, 1 and 2
     shape: bool | None = None,  # add `SHAPE`; by default if all of it was measured
-    cache: str | os.PathLike | None = None,  # folder to keep features in, and to go on from after an interruption
+    cache: str | os.PathLike | bool | None = None,  # folder to keep features in, and to go on from after an interruption; by default `$STAND_CACHE`, if it is set; False: none
     tile_um: float | None = None,  # side of a tile without its halo, µm; by default see `tile_side`
     halo_px: int = 64,  # border around a tile that is seen but not kept, pixels of each scale; a multiple of 32
     device: str | None = None,  # by default the fastest one here
@@ -237,5 +237,6 @@ def encode_nuclei(
         features = np.concatenate([features, measured], 1)
     else:
         if tile_um is None: tile_um = tile_side(device, min(encoder.mpp))
+        if cache is None: cache = os.environ.get("STAND_CACHE")
         features = _dense(section, points, encoder, measured, cache, tile_um, halo_px, device, workers, progress)
     return _with_features(section, features, f"{encoder} and shape" if shape else str(encoder))

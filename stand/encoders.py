@@ -44,7 +44,7 @@ def compare_encoders(
     genes, rows = choose_genes(training, [np.arange(s.spots.n_obs) for s in training], max_genes=max_genes), []
     for label, encoder in encoders.items():
         started = time.perf_counter()
-        made = [encode_nuclei(s, encoder(s) if callable(encoder) and not hasattr(encoder, "parameters") else encoder, progress=False) for s in (*training, *tests)]
+        made = [encode_nuclei(s, encoder(s) if callable(encoder) and not hasattr(encoder, "parameters") else encoder, cache=False, progress=False) for s in (*training, *tests)]
         seconds = time.perf_counter() - started
         for seed in seeds:
             learn = stand_learner(STDataLoaders.from_sections(made[:len(training)], genes=genes, seed=seed), ensemble=1, seed=seed)
