@@ -22,7 +22,8 @@ from bench_encoder import alone
 from scipy.sparse import random as sparse_random
 
 import stand
-from stand.model import ModelInfo, StandModel, TrainedModel
+from stand.model import StandModel
+from stand.trained import ModelInfo, TrainedModel
 
 
 def prepare(data: Path, kept: Path) -> None:

@@ -25,7 +25,8 @@ from scipy.sparse import random as sparse_random
 
 import stand
 from stand.datasets import hexagonal_grid
-from stand.model import ModelInfo, StandModel, TrainedModel
+from stand.model import StandModel
+from stand.trained import ModelInfo, TrainedModel
 
 MPP, N_GENES, N_MEASURED = 0.686, 18_000, 1_000
 

@@ -15,7 +15,7 @@ _MODULE_OF = {
     "from_geojson": "annotations", "read_nuclei": "foreign",
     "segment_image": "segmenters", "segment_nuclei": "nuclei", "spot_overlaps": "overlap",
     "encode_nuclei": "encoder", "load_encoder": "encoder", "pretrain_encoder": "pretrain", "add_context": "context", "encode_like": "context",
-    "load_model": "model", "STDataLoaders": "bags", "stand_learner": "learner", "finetune_learner": "finetune",
+    "load_model": "trained", "STDataLoaders": "bags", "stand_learner": "learner", "finetune_learner": "finetune",
     "Resume": "resume",
     "adapt_programs": "adaptation", "predict_nuclei": "prediction", "deconvolve": "deconvolution", "predict_spots": "prediction",
     "expression": "prediction", "credible_interval": "uncertainty", "count_sd": "uncertainty", "sample_counts": "uncertainty",
@@ -26,7 +26,7 @@ _MODULE_OF = {
     "plot_training": "charts", "plot_calibration": "charts", "plot_pit": "charts", "plot_predictability": "charts",
     "view": "viewer", "export_html": "page", "run": "job", "run_cohort": "cohort", "benchmark": "benchmarks",
 }
-_MODULES = {"core", "slide", "io", "datasets", "nuclei", "encoder", "likelihood", "decoder", "model", "bags", "learner", "prediction", "adaptation", "deconvolution", "uncertainty", "programs",
+_MODULES = {"core", "slide", "io", "datasets", "nuclei", "encoder", "likelihood", "decoder", "model", "trained", "bags", "learner", "prediction", "adaptation", "deconvolution", "uncertainty", "programs",
             "simulate", "pseudospots", "metrics", "splits", "baselines", "canvas", "plot", "maps", "charts", "viewer", "evaluate", "contest", "ablation", "benchmarks", "cli"}
 
 __all__ = sorted({*_MODULE_OF, *_MODULES} - {"cli", "core"})

@@ -26,7 +26,8 @@ from .evaluate import lognorm_nuclei
 from .learner import SpotLoss, stand_learner, trained_model
 from .likelihood import moment_phi, nb_log_prob
 from .metrics import SpotPredictions
-from .model import SpotPrediction, TrainedModel, spot_nll
+from .model import SpotPrediction, spot_nll
+from .trained import TrainedModel
 from .prediction import predict_nuclei, predict_spots
 
 # %% ../nbs/11bb_ablation.ipynb #ablated-loss

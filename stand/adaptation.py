@@ -18,7 +18,7 @@ from .core import Section, StandError, gene_index, need
 from .decoder import solve_programs
 from .io import check_counts
 from .learner import trained_model
-from .model import TrainedModel
+from .trained import TrainedModel
 from .overlap import spot_overlaps
 from .prediction import decode_nuclei, whitened
 

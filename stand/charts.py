@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from .core import StandError, gene_index
 from .export import COLOURS
 from .learner import trained_model
-from .model import TrainedModel
+from .trained import TrainedModel
 
 # %% ../nbs/12d_charts.ipynb #axes
 def _axes(ax: Axes | None, width: float, height: float) -> Axes:

@@ -19,7 +19,7 @@ from .adaptation import adapt_programs, modelled_counts, over_expected, refine_u
 from .core import Section, need
 from .io import check_counts
 from .learner import trained_model
-from .model import TrainedModel
+from .trained import TrainedModel
 from .overlap import nucleus_spot, spot_overlaps
 from .prediction import decode_nuclei, genes_asked, nuclei_table, spots_without_nuclei, whitened
 

@@ -20,7 +20,7 @@ from .deconvolution import deconvolve
 from .learner import trained_model
 from .likelihood import moment_phi
 from .metrics import SpotPredictions, composition_nll, normalised_counts, nucleus_scores, spot_scores, type_means
-from .model import TrainedModel
+from .trained import TrainedModel
 from .prediction import predict_nuclei, predict_spots
 from .splits import check_disjoint
 

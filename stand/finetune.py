@@ -30,7 +30,8 @@ from .dense import WINDOWS
 from .feeding import cores
 from .encoder import DEFAULT_ENCODER, SHAPE, Encoder, load_encoder
 from .learner import Ensemble, OneThread, ProportionPearson, Seeded, Settle
-from .model import SpotPrediction, TrainedModel
+from .model import SpotPrediction
+from .trained import TrainedModel
 from .staining import VIEWS, jitter_stain, turned
 
 # %% ../nbs/08e_finetune.ipynb #spot-tissue

@@ -168,7 +168,7 @@ def run(
     from anndata import read_h5ad
     from stand.deconvolution import deconvolve
     from stand.learner import trained_model
-    from stand.model import load_model
+    from stand.trained import load_model
     from stand.prediction import predict_nuclei
     from stand.read import read_section
 

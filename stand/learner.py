@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from .bags import SpotLoader, STDataLoaders
 from .core import StandError
 from .decoder import GenomicDecoder
-from .model import ModelInfo, SpotPrediction, StandModel, TrainedModel, Whitening, spot_nll, start_model
+from .model import SpotPrediction, StandModel, Whitening, spot_nll, start_model
+from .trained import ModelInfo, TrainedModel
 from .reference import profiles_of
 
 # %% ../nbs/08_learner.ipynb #ensemble

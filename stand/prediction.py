@@ -20,7 +20,8 @@ from torch import Tensor
 from .core import Section, StandError, gene_index, need
 from .learner import trained_model
 from .likelihood import expected_log1p
-from .model import StandModel, TrainedModel
+from .model import StandModel
+from .trained import TrainedModel
 from .overlap import nucleus_spot, spot_overlaps
 
 # %% ../nbs/08c_prediction.ipynb #check
