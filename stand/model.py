@@ -6,7 +6,6 @@
 __all__ = ['Whitening', 'Dropout', 'ImageEncoder', 'SpotPrediction', 'StandModel', 'spot_nll', 'fit_depth', 'start_model']
 
 # %% ../nbs/07_model.ipynb #64a2dfb8
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
