@@ -65,13 +65,13 @@ def _of_spot(values: np.ndarray, overlaps: csr_matrix) -> np.ndarray:
     return np.where(spot >= 0, values[spot], 1.0)
 
 
-def _keep_spots(cells: AnnData, section: Section, overlaps: csr_matrix, counts: csr_matrix, measured: np.ndarray, programs: list[np.ndarray],
+def _keep_spots(cells: AnnData, section: Section, overlaps: csr_matrix, counts: csr_matrix, measured: np.ndarray, by_program: np.ndarray,
                 capture: np.ndarray, unexplained: np.ndarray) -> None:
     "Add to the table what is known of the spots, a row for each that has nuclei, and of the `measured` genes (positions in the model) among its own."
     n_nuclei, n_shared = overlaps.getnnz(0), (overlaps > 0).astype(int).T @ (overlaps.getnnz(1) > 1).astype(int)
     full, names = n_nuclei > 0, section.spots.obs_names.astype(str)
     report = pd.DataFrame(dict(n_nuclei=n_nuclei, n_shared=n_shared, counts=counts.sum(1).A1, capture=capture, unexplained=unexplained), index=names)
-    expected = np.concatenate([overlaps.T @ p for p in programs], 1) * capture[:, None]  # (n_spots, members * (n_programs + 1)) counts
+    expected = by_program * capture[:, None]  # (n_spots, members * (n_programs + 1)) counts
     cells.obs["spot_capture"] = _of_spot(capture, overlaps)
     cells.obsm["spot_capture"] = overlaps[:, full].multiply(capture[full]).tocsr().astype(np.float32)  # (n_nuclei, n_spots) overlap times capture
     cells.uns["stand"] |= dict(spots=report[full], spots_without_nuclei=np.asarray(names[~full], dtype=str), spot_programs=expected[full].astype(np.float32),
@@ -96,8 +96,8 @@ def deconvolve(
     overlaps, rows, n = spot_overlaps(section), genes_asked(model, genes, len(section.nuclei)), len(model.members)
     spots_without_nuclei(section, overlaps.getnnz(0))
     x, parts = np.zeros((len(section.nuclei), len(rows)), np.float32), _parts_to_be(overlaps, counts[:, rows])
-    decoded, efficiencies, unexplained = [], [], []
-    for member in model.members:
+    sizes, latents, by_program, efficiencies, unexplained = [], [], [], [], []
+    for i, member in enumerate(model.members):
         programs, size, latent = decode_nuclei(member, model, section, white)
         with torch.no_grad(): profiles, phi = member.decoder.programs().numpy().T, member.decoder.phi().numpy()
         if np.isfinite(prior_counts): programs = refine_use(programs, overlaps, counts[:, shared], profiles[shared], prior_counts, steps)
@@ -109,8 +109,11 @@ def deconvolve(
             _add_parts(parts, some, part / n)
         leading = np.intersect1d(member.decoder.leading.numpy(), shared)
         unexplained.append(_unexplained(counts[:, leading], expected * efficiency[:, None], profiles[leading], phi[leading]))
-        decoded.append((programs, size, latent)), efficiencies.append(efficiency)
-    cells = nuclei_table(model, section, rows, x, *zip(*decoded))
+        sizes.append(size), latents.append(latent), by_program.append(expected), efficiencies.append(efficiency)
+        if i == 0: use = np.empty((len(x), n * programs.shape[1]), np.float32)  # of all members, filled in place: for a million nuclei a copy would take 0.3 GB
+        use[:, i * programs.shape[1]:(i + 1) * programs.shape[1]] = programs / n
+    del white, programs
+    cells = nuclei_table(model, section, rows, x, use, sizes, latents)
     cells.layers["counts"] = parts
-    _keep_spots(cells, section, overlaps, counts, np.intersect1d(rows, shared), [programs for programs, *_ in decoded], np.mean(efficiencies, 0), np.mean(unexplained, 0))
+    _keep_spots(cells, section, overlaps, counts, np.intersect1d(rows, shared), np.concatenate(by_program, 1), np.mean(efficiencies, 0), np.mean(unexplained, 0))
     return cells

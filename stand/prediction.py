@@ -104,9 +104,9 @@ def nuclei_table(
     section: Section,
     rows: np.ndarray,  # (n_genes,) positions of the genes in the model
     x: np.ndarray,  # (n_nuclei, n_genes) float32
-    programs: Sequence[np.ndarray],  # this and the next two: of each member, as `decode_nuclei` gives them
-    size: Sequence[np.ndarray],  # RNA content
-    latent: Sequence[np.ndarray],  # latent means
+    programs: np.ndarray,  # (n_nuclei, members * (n_programs + 1)) float32 expected counts by program, divided by the number of members
+    size: Sequence[np.ndarray],  # RNA content, of each member, as `decode_nuclei` gives it
+    latent: Sequence[np.ndarray],  # latent means, likewise
 ) -> AnnData:
     "Assemble the table of nuclei."
     nuclei, whiten = section.nuclei, model.members[0].encoder.whiten
@@ -124,9 +124,9 @@ def nuclei_table(
     var = dict(phi=phi[rows].mean(1), predictability=model.predictability[rows], trusted=model.trusted()[rows])
     cells = AnnData(x, obs=obs, var=pd.DataFrame(var, index=genes[rows]))
     cells.obsm = dict(spatial=np.column_stack([centre.x, centre.y]), X_image=section.features, X_stand=np.concatenate(latent, 1),
-                      X_programs=np.concatenate(programs, 1) / len(programs))
+                      X_programs=programs)
     cells.varm = dict(programs=kept[rows], phi=phi[rows])
-    cells.uns["stand"] = dict(members=len(programs), genes=genes.astype(str), programs=kept, encoder=str(section.encoder), section=section.name)
+    cells.uns["stand"] = dict(members=len(size), genes=genes.astype(str), programs=kept, encoder=str(section.encoder), section=section.name)
     if scene := _scene(section): cells.uns["spatial"] = {section.name: scene}
     return cells
 
@@ -147,9 +147,12 @@ def predict_nuclei(
     "Predict every nucleus from the image alone."
     model = trained_model(model)
     white = whitened(model, section)
-    programs, size, latent = zip(*(decode_nuclei(member, model, section, white) for member in model.members))
+    each, size, latent = zip(*(decode_nuclei(member, model, section, white) for member in model.members))
+    programs = np.concatenate(each, 1)
+    programs /= len(each)
+    del white, each  # what is large is let go as soon as it may
     rows = genes_asked(model, genes, len(section.nuclei))
-    x = np.concatenate(programs, 1) / len(programs) @ _programs(model)[rows].T
+    x = programs @ _programs(model)[rows].T
     return nuclei_table(model, section, rows, x, programs, size, latent)
 
 # %% ../nbs/08c_prediction.ipynb #expression
