@@ -76,12 +76,12 @@ def cut_levels(
 
 
 def read_levels(
-    levels: list,  # as for `cut_levels`, and so are the region and its scale
-    x: float,
-    y: float,
-    width: float,
-    height: float,
-    scale: float,
+    levels: list,  # finest first; each slices to (h, w, >= 3) uint8
+    x: float,  # left edge, full-resolution pixels; may lie outside the image
+    y: float,  # top edge, full-resolution pixels
+    width: float,  # full-resolution pixels
+    height: float,  # full-resolution pixels
+    scale: float,  # output pixels per full-resolution pixel; 0.5 halves the image
 ) -> np.ndarray:  # (h, w, 3) uint8 RGB with h = round(height * scale); white outside the image
     "Read a region at a scale."
     return cut_levels(levels, x, y, width, height, scale).resized()
@@ -189,7 +189,14 @@ class Slide:
         "Read a region as `read` does, at a scale: output pixels per full-resolution pixel."
         return read_levels(self.levels, x, y, width, height, scale)
 
-    def cut_scaled(self, x: float, y: float, width: float, height: float, scale: float) -> Cut:
+    def cut_scaled(
+        self,
+        x: float,  # left edge, full-resolution pixels
+        y: float,  # upper edge
+        width: float,  # full-resolution pixels
+        height: float,  # full-resolution pixels
+        scale: float,  # pixels of the result per full-resolution pixel
+    ) -> Cut:
         "Read the pixels that `read_scaled` makes a region from, for those who resize them elsewhere."
         return cut_levels(self.levels, x, y, width, height, scale)
 
