@@ -91,7 +91,7 @@ def cached_rows(
         shutil.rmtree(parts, ignore_errors=True)
     return rows
 
-
+# %% ../nbs/04h_cache.ipynb #in-groups
 def _in_groups(parts: Path, pieces: Sequence[np.ndarray], compute: Callable[[Sequence[int]], Iterable[np.ndarray]], group: int) -> np.ndarray:
     "Compute what is missing, and keep it group by group in a folder."
     groups = [range(i, min(i + group, len(pieces))) for i in range(0, len(pieces), group)]

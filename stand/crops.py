@@ -56,7 +56,7 @@ def read_crops(
     windows, x, y = _windows(slide, slide_mpp, points, side_um, size_px)
     return windows[y, x, 0]
 
-# %% ../nbs/04f_crops.ipynb #by-tile
+# %% ../nbs/04f_crops.ipynb #embedded
 _TILE_UM = 256  # side of a tile: at 0.125 µm per pixel, 28 µm in 224 px, its region takes 16 MB
 
 
@@ -68,7 +68,7 @@ def _embedded(embed: Callable[[np.ndarray], np.ndarray], crops: np.ndarray) -> n
     half = len(crops) // 2
     return np.concatenate([_embedded(embed, crops[:half]), _embedded(embed, crops[half:])])
 
-
+# %% ../nbs/04f_crops.ipynb #by-tile
 def _by_tile(
     slide: Slide,
     slide_mpp: float,
