@@ -164,6 +164,8 @@ def run_cohort(
     "Do the whole job for many sections, and join those that are done."
     for option in options:
         if option not in _OPTIONS: raise unknown_name("option", option, _OPTIONS)
+    if not hasattr(workers, "get_executor") and not (isinstance(workers, int) and workers > 0):
+        raise StandError(f"workers={workers!r}: wanted a number of sections at a time, 1 or more, or a dask.distributed client")
     table, out = list_sections(sections), Path(os.path.expanduser(out))
     with Job(out / ".cohort") as job:
         commands = {name: _words(row, out / name, options) for name, row in table.iterrows()}
