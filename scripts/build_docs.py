@@ -87,7 +87,7 @@ def filled(text: str) -> str:
     "Put in what comments such as `<!-- output: notebook cell -->` want from elsewhere, and take out those of `check_docs.py`."
     text = re.sub(r"^<!-- output: (\S+) (\S+) -->$", lambda m: stored(m[1], m[2]), text, flags=re.M)
     text = text.replace("<!-- table: pathology -->", pathology())
-    return re.sub(r"^<!-- (set-up|skip|needs)\b.*?-->\n", "", text, flags=re.M | re.S)
+    return re.sub(r"^<!-- (set-up|or)\b.*?-->\n", "", text, flags=re.M | re.S)
 
 
 def write(path: Path, text: str) -> None:

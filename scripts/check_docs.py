@@ -4,8 +4,9 @@ Public names have a docstring and a meaning for every parameter, and stand in th
 page by page and in order, in an empty folder; shell examples name commands and targets that exist; links lead somewhere, pictures say what they
 show; errors that the documentation quotes are errors of the package; words are spelled as words are. The last line counts.
 
-An example that needs files is prepared by a comment `<!-- set-up ... -->` before it, which readers do not see, and one that cannot run here is
-marked by `<!-- skip: reason -->` and counted as skipped. After `<!-- needs: package -->` examples are skipped where that package is missing.
+An example that needs files is prepared by a comment `<!-- set-up ... -->` before it, which readers do not see. One that needs a licence, a network or
+another package comes after `<!-- or: message | another -->`: each of its statements has to succeed or to raise the package's own error with one of these
+texts. No example is skipped.
 """
 import argparse
 import ast
@@ -18,7 +19,6 @@ import tempfile
 import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -59,45 +59,53 @@ def not_in_reference(modules: dict[str, reference.Module]) -> list[str]:
     return sorted(wanted - there) + sorted(front - there)
 
 
-def parts(page: Path) -> list[tuple[str, int, str]]:  # kind ("python", "shell", "set-up", "skip", "needs"), line of its first line, text
+def parts(page: Path) -> list[tuple[str, int, str]]:  # kind ("python", "shell", "set-up", "or"), line of its first line, text
     "Take the examples out of a page, and what prepares or excuses them."
     text, found = page.read_text(encoding="utf-8"), []
-    marks = r"^<!-- set-up\n(?P<setup>.*?)^-->|^<!-- skip: (?P<skip>.*?) -->|^<!-- needs: (?P<needs>\w+) -->"
+    marks = r"^<!-- set-up\n(?P<setup>.*?)^-->|^<!-- or: (?P<or>.*?) -->"
     pattern = marks + r"|^```(?P<language>\w*)\n(?P<code>.*?)^```"
     for m in re.finditer(pattern, text, re.M | re.S):
-        body = next(g for g in ("setup", "skip", "needs", "code") if m[g] is not None)
+        body = next(g for g in ("setup", "or", "code") if m[g] is not None)
         kind = {"setup": "set-up", "code": {"python": "python", "": "shell"}.get(m["language"], "other")}.get(body, body)
         found.append((kind, text.count("\n", 0, m.start(body)), m[body]))
     return found
 
 
+def run_example(code: str, where: str, space: dict, excuse: str) -> None:
+    "Run an example; with an `excuse` statement by statement, each of which may raise a `StandError` with one of its texts."
+    if not excuse: return exec(compile(code, where, "exec"), space)
+    from stand.core import StandError
+
+    for statement in ast.parse(code, where).body:
+        try: exec(compile(ast.Module([statement], []), where, "exec"), space)
+        except StandError as error:
+            if not any(text in str(error) for text in excuse.split(" | ")): raise
+
+
 def run_page(page: Path) -> int:
     "Run the examples of a page in this process and in the working directory; a line for each; returns 1 if one failed."
-    space, skipped, missing = {"__name__": "__main__"}, "", ""
+    space, excuse = {"__name__": "__main__"}, ""
     where = page.relative_to(ROOT)
     for kind, line, code in parts(page):
-        if kind == "skip": skipped = code
-        if kind == "needs" and find_spec(code) is None: missing = f"needs {code}, which is not installed here"
+        if kind == "or": excuse = code
         if kind not in ("python", "set-up"): continue
-        if missing or kind == "python" and skipped:
-            if kind == "python": print(f"skipped {where}:{line + 1}: {skipped or missing}", flush=True)
-            skipped = ""
-            continue
         named = "stand" in space
         if kind == "set-up": exec("import stand", space)
-        try: exec(compile("\n" * line + code, str(where), "exec"), space)
+        try: run_example("\n" * line + code, str(where), space, excuse if kind == "python" else "")
         except Exception:
             print(f"failed  {where}:{line + 1}", traceback.format_exc(), sep="\n", flush=True)
             return 1  # what follows builds on it
         if kind == "set-up" and not named: del space["stand"]  # the page has to import it by itself
-        if kind == "python": print(f"passed  {where}:{line + 1}", flush=True)
+        if kind == "python":
+            excuse = ""
+            print(f"passed  {where}:{line + 1}", flush=True)
     return 0
 
 
 def run_pages(jobs: int) -> None:
     "Run the examples of all pages, each page in a process of its own."
     env = {k: v for k, v in os.environ.items() if not k.startswith("STAND_")}
-    env |= dict(MPLBACKEND="agg", OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore", PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "scripts")]))
+    env |= dict(MPLBACKEND="agg", OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", PYTHONWARNINGS="ignore", PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "scripts")]))
 
     def run(page: Path) -> subprocess.CompletedProcess:
         return subprocess.run([sys.executable, __file__, "--page", str(page)], env=env, capture_output=True, text=True, timeout=900)
@@ -105,7 +113,7 @@ def run_pages(jobs: int) -> None:
     pages = [page for page in PAGES if any(kind == "python" for kind, *_ in parts(page))]
     with ThreadPoolExecutor(jobs) as pool:
         for page, ran in zip(pages, pool.map(run, pages)):
-            lines = [line for line in ran.stdout.splitlines() if line.startswith(("passed ", "skipped ", "failed "))]
+            lines = [line for line in ran.stdout.splitlines() if line.startswith(("passed ", "failed "))]
             done.update(line.split()[0] for line in lines)
             print(*[line for line in lines if not line.startswith("passed ")], sep="\n", end="\n" * any(not x.startswith("passed ") for x in lines))
             n = sum(line.startswith("passed ") for line in lines)

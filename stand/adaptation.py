@@ -20,7 +20,7 @@ from .io import check_counts
 from .learner import trained_model
 from .trained import TrainedModel
 from .overlap import spot_overlaps
-from .prediction import decode_nuclei, whitened
+from .prediction import decode_nuclei
 
 # %% ../nbs/08d_adaptation.ipynb #modelled-counts
 def modelled_counts(
@@ -105,14 +105,13 @@ def adapt_programs(
 ) -> TrainedModel:  # a copy; the given model stays as it is
     "Let the programs of a model follow what a section's spots have measured."
     model = trained_model(model)
-    white = whitened(model, section)
     need(section, "spots", "spot_diameter_um", "mpp")
     check_counts(section.spots, section.name, empty=True)
     (counts, shared), overlaps = modelled_counts(model, section), spot_overlaps(section)
     members = deepcopy(model.members)
     for member in members:
         programs = member.decoder.programs().double().numpy()
-        nuclei = refine_use(decode_nuclei(member, model, section, white)[0], overlaps, counts[:, shared], programs[:, shared].T, _SURE, _STEPS)
+        nuclei = refine_use(decode_nuclei(member, model, section)[0], overlaps, counts[:, shared], programs[:, shared].T, _SURE, _STEPS)
         given = overlaps.T @ nuclei
         programs[:, shared] = _adapted(programs[:, shared], given, counts[:, shared], prior_counts)
         member.decoder.settled_programs.copy_(torch.from_numpy(programs))

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from .bags import Bags
 from .core import Section
 from .metrics import SpotPredictions, from_lognorm, normalised_counts
+from .threads import one_thread
 
 # %% ../nbs/10d_baselines.ipynb #spotdata
 class SpotData(NamedTuple):
@@ -130,11 +131,9 @@ def _pooled(net: nn.Module, nuclei: Tensor, pooling: csr_matrix) -> Tensor:  # (
 @contextmanager
 def _steady(seed: int = 0) -> Iterator[None]:
     "Draw from a seed and use one CPU thread, then set back both: results are the same bit for bit."
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed); torch.set_num_threads(1)
-        try: yield
-        finally: torch.set_num_threads(threads)
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 # %% ../nbs/10d_baselines.ipynb #bags-training
 def _fit_bags(nuclei: Tensor, pooling: csr_matrix, target: Tensor, lr: float, epochs: int, patience: int = 20, bs: int = 16, seed: int = 0) -> nn.Module:

@@ -17,9 +17,10 @@ from tqdm.auto import tqdm
 from .bodies import STRIDES
 from .core import StandError
 from .dense import WINDOWS, Tile, plan_tiles
-from .feeding import full_batches, in_order
+from .feeding import full_batches
 from .pathology import Embedder
 from .slide import Slide
+from .threads import in_order
 
 # %% ../nbs/04f_crops.ipynb #checked-points
 def _checked_points(points_um: np.ndarray) -> np.ndarray:  # (n, 2) float

@@ -21,7 +21,7 @@ from .io import check_counts
 from .learner import trained_model
 from .trained import TrainedModel
 from .overlap import nucleus_spot, spot_overlaps
-from .prediction import decode_nuclei, genes_asked, nuclei_table, spots_without_nuclei, whitened
+from .prediction import decode_nuclei, genes_asked, nuclei_table, spots_without_nuclei
 
 # %% ../nbs/09_deconvolution.ipynb #unexplained
 def _unexplained(counts: csr_matrix, spots: np.ndarray, profiles: np.ndarray, phi: np.ndarray) -> np.ndarray:  # (n_spots,), 0 to 1
@@ -88,7 +88,6 @@ def deconvolve(
 ) -> AnnData:  # as `predict_nuclei`, with X the posterior rates and layers["counts"] the parts of the measured counts, 0 for genes not measured
     "Share out every spot's measured counts to its nuclei, with the image as prior."
     model = trained_model(model)
-    white = whitened(model, section)
     need(section, "spots", "spot_diameter_um", "mpp")
     check_counts(section.spots, section.name, empty=True)
     if np.isfinite(program_counts): model = adapt_programs(model, section, program_counts)
@@ -98,7 +97,7 @@ def deconvolve(
     x, parts = np.zeros((len(section.nuclei), len(rows)), np.float32), _parts_to_be(overlaps, counts[:, rows])
     sizes, latents, by_program, efficiencies, unexplained = [], [], [], [], []
     for i, member in enumerate(model.members):
-        programs, size, latent = decode_nuclei(member, model, section, white)
+        programs, size, latent = decode_nuclei(member, model, section)
         with torch.no_grad(): profiles, phi = member.decoder.programs().numpy().T, member.decoder.phi().numpy()
         if np.isfinite(prior_counts): programs = refine_use(programs, overlaps, counts[:, shared], profiles[shared], prior_counts, steps)
         expected = overlaps.T @ programs  # (n_spots, n_programs + 1)
@@ -112,7 +111,7 @@ def deconvolve(
         sizes.append(size), latents.append(latent), by_program.append(expected), efficiencies.append(efficiency)
         if i == 0: use = np.empty((len(x), n * programs.shape[1]), np.float32)  # of all members, filled in place: for a million nuclei a copy would take 0.3 GB
         use[:, i * programs.shape[1]:(i + 1) * programs.shape[1]] = programs / n
-    del white, programs
+    del programs
     cells = nuclei_table(model, section, rows, x, use, sizes, latents)
     cells.layers["counts"] = parts
     _keep_spots(cells, section, overlaps, counts, np.intersect1d(rows, shared), np.concatenate(by_program, 1), np.mean(efficiencies, 0), np.mean(unexplained, 0))

@@ -31,9 +31,10 @@ from .cache import cached_rows, digest, gather_rows, slide_digest
 from .core import Section, StandError, existing_path, need, unknown_name, written_whole
 from .crops import encode_crops
 from .dense import Look, encode_looks, plan_tiles, read_tile
-from .feeding import cores, fetched, in_order, staged
+from .feeding import fetched, staged
 from .pathology import PATHOLOGY, Embedder, load_embedder
 from .staining import all_round
+from .threads import cores, in_order
 
 # %% ../nbs/05_encoder.ipynb #encoder
 SCALES = (0.5, 1.0, 2.0)  # µm per pixel

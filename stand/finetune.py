@@ -27,12 +27,12 @@ from .bodies import STRIDES, Body, best_device
 from .cache import digest
 from .core import Section, StandError, need
 from .dense import WINDOWS
-from .feeding import cores
 from .encoder import DEFAULT_ENCODER, SHAPE, Encoder, load_encoder
-from .learner import Ensemble, OneThread, ProportionPearson, Seeded, Settle
+from .learner import Ensemble, OneThreadLearner, ProportionPearson, Seeded, Settle
 from .model import SpotPrediction
 from .trained import TrainedModel
 from .staining import VIEWS, jitter_stain, turned
+from .threads import cores
 
 # %% ../nbs/08e_finetune.ipynb #spot-tissue
 class SpotTissue:
@@ -212,9 +212,9 @@ def finetune_learner(
     valid = SpotImages(tissue, old.valid_spots, old.median_area_um2, n_shape, bs, False, seed, device=device)
     pearson = ProportionPearson()
     model = TunedModel(encoder, learn.model)
-    tuned = Learner(DataLoaders(train, valid, device=device), model, loss_func=learn.loss_func,
-                    splitter=body_and_heads, train_bn=False, metrics=ValueMetric(lambda: pearson.value, "proportion_pearson"),
-                    cbs=[OneThread(), Seeded(seed), pearson, GradientClip(50.0), Settle([m.decoder for m in model.heads.members])])
+    tuned = OneThreadLearner(DataLoaders(train, valid, device=device), model, loss_func=learn.loss_func,
+                             splitter=body_and_heads, train_bn=False, metrics=ValueMetric(lambda: pearson.value, "proportion_pearson"),
+                             cbs=[Seeded(seed), pearson, GradientClip(50.0), Settle([m.decoder for m in model.heads.members])])
     tuned.encoder, tuned.heads_info = encoder, learn.info
     tuned.freeze()
     return tuned

@@ -8,7 +8,6 @@ __all__ = ['segment_nuclei']
 # %% ../nbs/04_nuclei.ipynb #70d5b8e7
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -16,17 +15,18 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import shapely
-import torch
 from geopandas import GeoDataFrame
 from scipy import ndimage
 from tqdm.auto import tqdm
 
-from .core import Section, StandError, need, unknown_name
+from .cache import cached_table, digest, path_digest, slide_digest
+from .core import Section, StandError, existing_path, need, unknown_name
 from .dyes import Stains, estimate_stains, hematoxylin
 from .foreign import read_nuclei
 from .outline import label_polygons, label_stain, morphology, neighbourhood, polygon_labels
 from .segmenters import METHODS, segmenter, working_shrink
 from .slide import Slide
+from .threads import thread_pool
 
 # %% ../nbs/04_nuclei.ipynb #grid
 _MARGIN = 160  # working pixels around a tile's core: the network sees 150 far
@@ -122,18 +122,8 @@ def _doubled(polygons: np.ndarray, grid: _Grid) -> np.ndarray:
     return np.isin(np.arange(len(polygons)), second[shared > smaller / 2])
 
 # %% ../nbs/04_nuclei.ipynb #segment-nuclei
-def segment_nuclei(
-    section: Section,  # with a slide and its µm per pixel
-    method: str = "watershed",  # or "classical", "instanseg", "stardist", "cellpose"
-    labels: np.ndarray | GeoDataFrame | str | os.PathLike | None = None,  # your own: (H, W) label image or polygons, in full-resolution px, or their file
-    weights: str | os.PathLike | None = None,  # of a network of others; for "instanseg" by default $STAND_INSTANSEG
-    tile_px: int = 1024,  # side of a tile's core, working pixels of about 0.5 µm
-    workers: int | None = None,  # threads; by default one a processor
-    progress: bool = True,  # show a progress bar
-) -> Section:  # the section with `nuclei`, sorted by (y, x), indexed "n0", "n1", ...; its features are dropped
-    "Find the nuclei of a section, on its tissue only, tile by tile."
-    need(section, "slide", "mpp")
-    if method not in METHODS: raise unknown_name("segmentation method", method, METHODS)
+def _segmented(section: Section, method: str, labels, weights, tile_px: int, workers: int | None, progress: bool) -> GeoDataFrame:
+    "Find and measure the nuclei tile by tile; arguments as in `segment_nuclei`."
     given = None if labels is None else read_nuclei(labels, shape=(section.slide.height, section.slide.width))
     grid = _grid(section, tile_px)
     sample = _tissue_sample(grid)
@@ -144,7 +134,7 @@ def segment_nuclei(
     else:
         tile = shapely.get_coordinates(given.centroid) // grid.side * grid.side
         tiles, job = np.unique(tile, axis=0).astype(int), partial(_tile_given, grid=grid, given=given, tile=tile, stains=stains)
-    with ThreadPoolExecutor(workers or os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with thread_pool(workers) as pool:
         parts = list(tqdm(pool.map(job, tiles), "nuclei", len(tiles), unit="tile", disable=not progress))
     polygons, table = np.concatenate([p for p, _ in parts]), pd.concat([t for _, t in parts], ignore_index=True)
     if given is None: polygons, table = (part[~_doubled(polygons, grid)] for part in (polygons, table))
@@ -153,5 +143,29 @@ def segment_nuclei(
     around = neighbourhood(table[["x", "y"]].to_numpy(), section.mpp)
     table = table.assign(**{column: around[column].array for column in around})
     order = np.lexsort((table["x"], table["y"]))
-    nuclei = GeoDataFrame(table.iloc[order].set_axis([f"n{i}" for i in range(len(order))]), geometry=polygons[order])
-    return replace(section, nuclei=nuclei, features=None, encoder=None)
+    return GeoDataFrame(table.iloc[order].set_axis([f"n{i}" for i in range(len(order))]), geometry=polygons[order])
+
+# %% ../nbs/04_nuclei.ipynb #segment-nuclei-kept
+_VERSION = 1  # of what is kept in a cache; to be raised when the same slide would give other nuclei
+
+
+def segment_nuclei(
+    section: Section,  # with a slide and its µm per pixel
+    method: str = "watershed",  # or "classical", "instanseg", "stardist", "cellpose"
+    labels: np.ndarray | GeoDataFrame | str | os.PathLike | None = None,  # your own: (H, W) label image or polygons, in full-resolution px, or their file
+    weights: str | os.PathLike | None = None,  # of a network of others; for "instanseg" by default $STAND_INSTANSEG
+    tile_px: int = 1024,  # side of a tile's core, working pixels of about 0.5 µm
+    workers: int | None = None,  # threads; by default one a processor
+    progress: bool = True,  # show a progress bar
+    cache: str | os.PathLike | bool | None = None,  # folder to keep nuclei in that were found; by default `$STAND_CACHE`, if it is set; False: none
+) -> Section:  # the section with `nuclei`, sorted by (y, x), indexed "n0", "n1", ...; its features are dropped
+    "Find the nuclei of a section, on its tissue only, tile by tile."
+    need(section, "slide", "mpp")
+    if method not in METHODS: raise unknown_name("segmentation method", method, METHODS)
+    if method == "instanseg" and not weights: weights = os.environ.get("STAND_INSTANSEG")
+    make = partial(_segmented, section, method, labels, weights, tile_px, workers, progress)
+    if cache is None: cache = os.environ.get("STAND_CACHE")
+    if not cache or labels is not None: return replace(section, nuclei=make(), features=None, encoder=None)
+    network = path_digest(existing_path(weights, f"weights of {method}")) if weights else ""
+    key = digest("nuclei", slide_digest(section.slide), section.mpp, method, network, tile_px, _VERSION)
+    return replace(section, nuclei=cached_table(cache, key, make), features=None, encoder=None)

@@ -19,9 +19,9 @@ from .bodies import Body, best_device, map_runner
 from .cache import digest
 from .core import Section, StandError, need
 from .dense import sample_maps
-from .feeding import in_order
 from .encoder import DEFAULT_ENCODER, Encoder, Projection, load_encoder
 from .staining import VIEWS, jitter_stain, turned
+from .threads import in_order
 
 # %% ../nbs/05a_pretrain.ipynb #encode-views
 def encode_views(

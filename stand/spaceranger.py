@@ -158,18 +158,19 @@ def _read_small_images(spatial: Path) -> dict[str, np.ndarray]:
 
 # %% ../nbs/02b_spaceranger.ipynb #outs-folder
 def outs_folder(
-    path: str | Path,  # a Space Ranger run, or its `outs` folder
+    path: str | Path,  # a Space Ranger run, its `outs` folder, or the `binned_outputs` of Visium HD, which are offered alone too
 ) -> tuple[Path, str]:  # the folder that holds `spatial/`, and a name for the section
     "Find the outputs in a Space Ranger folder."
     path = existing_path(path, "Space Ranger folder")
     if not path.is_dir(): raise StandError(f"Space Ranger folder: {path.name!r} is a file; wanted the folder it is in")
-    signs = ("spatial", "binned_outputs", "segmented_outputs")
-    inside = [p for p in (path, path / "outs") if any((p / sign).is_dir() for sign in signs)]
+    signs = ("spatial", "binned_outputs", "segmented_outputs", "square_[0-9][0-9][0-9]um")
+    inside = [p for p in (path, path / "outs") if any(found.is_dir() for sign in signs for found in p.glob(sign))]
     if not inside:
         there = sorted(p.name for p in path.iterdir())[:10]
         raise StandError(f"Space Ranger folder {str(path)!r}: found {there}; wanted 'spatial' in it or in its 'outs'")
     named = path.resolve()
-    return inside[0], named.parent.name if named.name == "outs" else named.name
+    while named.name in ("outs", "binned_outputs") and named.parent.name: named = named.parent
+    return inside[0], named.name
 
 # %% ../nbs/02b_spaceranger.ipynb #read-counts
 VISIUM_STEP_UM = (50.0, 100 * 3**0.5 / 2)  # µm for a step of array_col and of array_row
@@ -203,8 +204,8 @@ def read_visium(
 ) -> Section:
     "Read a Visium section from the outputs of Space Ranger 1 to 4."
     folder, found_name = outs_folder(path)
-    if (folder / "binned_outputs").is_dir():
-        raise StandError(f"{found_name}: found 'binned_outputs', so it is Visium HD: use read_visium_hd")
+    if bins := [*folder.glob("binned_outputs"), *folder.glob("square_[0-9][0-9][0-9]um")]:
+        raise StandError(f"{found_name}: found {bins[0].name!r}, so it is Visium HD: use read_visium_hd")
     return _read_outs(folder, matrix, VISIUM_STEP_UM, 55.0, False, dict(technology="visium"), name=name or found_name,
                       image=image, mpp=mpp, in_tissue_only=in_tissue_only)
 
@@ -263,7 +264,7 @@ def _read_segmented(folder: Path, name: str, image, mpp: float | None, matrix: s
 
 # %% ../nbs/02b_spaceranger.ipynb #read-visium-hd
 def read_visium_hd(
-    path: str | Path,  # Space Ranger folder (the run or its `outs`), or one `square_008um` folder
+    path: str | Path,  # Space Ranger folder (the run, its `outs` or `binned_outputs`), or one `square_008um` folder
     bin_um: int | None = None,  # side of the bins: 2, 8 or 16 µm; by default 8, or that of the folder of one size
     image: str | Path | np.ndarray | Slide | None = None,  # the full-resolution H&E that Space Ranger was given
     mpp: float | None = None,  # µm per pixel; by default from the bins

@@ -44,8 +44,9 @@ def smooth_noise(
         return gaussian_filter(white, scale, truncate=3) * np.float32(2 * np.sqrt(np.pi) * scale)
     knots = np.arange(-3, size / scale + 4) * scale
     window = np.exp(-0.5 * ((np.arange(size)[:, None] - knots) / scale) ** 2)
-    window = (window / np.linalg.norm(window, axis=1, keepdims=True)).astype(np.float32)  # (size, knots)
-    return window @ rng.standard_normal((len(knots), len(knots)), dtype=np.float32) @ window.T
+    window /= np.linalg.norm(window, axis=1, keepdims=True)  # (size, knots)
+    lattice = rng.standard_normal((len(knots), len(knots)), dtype=np.float32)
+    return (window @ lattice @ window.T).astype(np.float32)  # in float64, as the rounding of a product depends on the number of threads
 
 # %% ../nbs/02a_tissue.ipynb #above
 def _above(
