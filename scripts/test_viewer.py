@@ -407,18 +407,18 @@ def check_dense_screen(context, work: Path, keep: Path):
 
 
 class Lab:
-    "A JupyterLab server of its own, in an empty folder."
+    "A server of its own, in an empty folder: JupyterLab, or Notebook 7."
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, app: str = "JupyterLab"):
         config = folder / "config"
         (config / "labconfig").mkdir(parents=True)
         (config / "labconfig" / "page_config.json").write_text(json.dumps(dict(disabledExtensions={"@jupyterlab/apputils-extension:announcements": True})))
-        self.folder, self.token = folder, "browser-test"
+        self.folder, self.app, self.token = folder, app, "browser-test"
         env = os.environ | dict(JUPYTER_CONFIG_DIR=str(config), JUPYTERLAB_SETTINGS_DIR=str(folder / "settings"), JUPYTERLAB_WORKSPACES_DIR=str(folder / "spaces"),
                                 JUPYTER_RUNTIME_DIR=str(folder / "runtime"), PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")]), PYTHONWARNINGS="ignore")
         flags = ["--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={folder}", "--ServerApp.terminals_enabled=False"]
         self.log = (folder / "lab.log").open("w")
-        self.server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *flags], cwd=folder, env=env, stdout=self.log, stderr=subprocess.STDOUT)
+        self.server = subprocess.Popen([sys.executable, "-m", "jupyterlab" if app == "JupyterLab" else "notebook", *flags], cwd=folder, env=env, stdout=self.log, stderr=subprocess.STDOUT)
 
     def url(self) -> str:
         until = time.time() + 90
@@ -428,7 +428,9 @@ class Lab:
                 except (ValueError, KeyError): pass  # half-written
             if self.server.poll() is not None: break
             time.sleep(0.2)
-        raise AssertionError(f"JupyterLab did not start: {(self.folder / 'lab.log').read_text()[-1500:]}")
+        raise AssertionError(f"{self.app} did not start: {(self.folder / 'lab.log').read_text()[-1500:]}")
+
+    def page(self, name: str) -> str: return f"{self.url()}{'lab/tree' if self.app == 'JupyterLab' else 'notebooks'}/{name}?token={self.token}&reset"
 
     def close(self) -> None:
         self.server.terminate()
@@ -445,11 +447,11 @@ def notebook(path: Path, *cells: str) -> None:
 
 
 class Book:
-    "A notebook that is open in JupyterLab."
+    "A notebook that is open."
 
-    def __init__(self, page, url: str, name: str, token: str):
+    def __init__(self, page, lab: Lab, name: str):
         self.page = page
-        page.goto(f"{url}lab/tree/{name}?token={token}&reset")
+        page.goto(lab.page(name))
         page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=90_000)
         page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for(timeout=90_000)
 
@@ -479,60 +481,60 @@ def check_lab(context, lab: Lab, keep: Path):
              "viewer.cmap = 'viridis'; viewer.spots = 'measured'; viewer")
     page, asked = context.new_page(), []
     page.on("request", lambda request: asked.append(request.url))
-    url = lab.url()
-    book = Book(page, url, "look.ipynb", lab.token)
+    url, app, short = lab.url(), lab.app, lab.app.split()[0].lower().removeprefix("jupyter")  # "lab" or "notebook", in names of screenshots
+    book = Book(page, lab, "look.ipynb")
     book.run(0)
     started = time.time()
     book.run(1)
     shown = Shown(page, keep)
     shown.wait()
-    yield f"JupyterLab: {len(cells)} nuclei {time.time() - started:.1f} s after Shift+Enter"
+    yield f"{app}: {len(cells)} nuclei {time.time() - started:.1f} s after Shift+Enter"
     page.locator(".stand-viewer").scroll_into_view_if_needed()
-    shown.shot("lab-whole")
-    yield "JupyterLab: " + aligned(shown, cells, section, 1, "whole section", 0.85)
-    yield "JupyterLab: " + colour_at(shown, cells, section, cells[:, "ERBB2"].X.ravel(), "ERBB2")
+    shown.shot(f"{short}-whole")
+    yield f"{app}: " + aligned(shown, cells, section, 1, "whole section", 0.85)
+    yield f"{app}: " + colour_at(shown, cells, section, cells[:, "ERBB2"].X.ravel(), "ERBB2")
     started = time.time()
     shown.search("CD3E")
     shown.settle()
-    yield "JupyterLab: " + colour_at(shown, cells, section, cells[:, "CD3E"].X.ravel(), "CD3E, searched")
+    yield f"{app}: " + colour_at(shown, cells, section, cells[:, "CD3E"].X.ravel(), "CD3E, searched")
     box = shown.box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     for _ in range(2): page.mouse.wheel(0, -200)
     shown.settle()
-    yield "JupyterLab: " + aligned(shown, cells, section, 1, "after the wheel", 0.88)
+    yield f"{app}: " + aligned(shown, cells, section, 1, "after the wheel", 0.88)
     row = middle_rows(shown, cells, 1)[0]
     told_of = card(shown, cells, section, row)
     lo, hi = (bound[0, 0] for bound in stand.credible_interval(cells[[row]], "CD3E"))
     assert told_of["nucleus"] == cells.obs_names[row] and told_of["captured counts, 90%"] == f"{lo:.0f} to {hi:.0f}", told_of
-    page.screenshot(path=keep / "lab-card.png")
-    yield "JupyterLab: the card comes from Python, interval too"
+    page.screenshot(path=keep / f"{short}-card.png")
+    yield f"{app}: the card comes from Python, interval too"
     ring = circle(shown, 0.6)
     wanted = circled(shown, cells, ring)
     shown.lasso(ring)
-    shown.shot("lab-lasso")
+    shown.shot(f"{short}-lasso")
     printed = book.run(2)
     assert len(wanted) > 3 and printed.startswith(f"{wanted.tolist()} ({len(wanted)}, 3) CD3E ["), f"{printed!r}, wanted {list(wanted)}"
-    yield f"JupyterLab: the lasso returns {len(wanted)} nuclei to Python as an AnnData, and Python knows gene and view"
+    yield f"{app}: the lasso returns {len(wanted)} nuclei to Python as an AnnData, and Python knows gene and view"
     book.run(3)
     page.locator(".stand-viewer").scroll_into_view_if_needed()
     shown.settle()
     assert np.allclose(shown.js("return v.view()"), [100, 120, 80], atol=0.5) and shown.js("return v.shown.name") == "EPCAM"
-    shown.shot("lab-set")
-    yield "JupyterLab: gene, colours and view set in Python are shown"
+    shown.shot(f"{short}-set")
+    yield f"{app}: gene, colours and view set in Python are shown"
     book.run(4)
     shown.settle()
     assert shown.js("return Array.from(v.picked)") == list(range(40, 60))
     assert "did you mean ERBB2" in book.run(5) and "no nucleus is selected" in book.run(6)
-    yield "JupyterLab: a selection set in Python is shown; an unknown gene and an empty selection are told"
+    yield f"{app}: a selection set in Python is shown; an unknown gene and an empty selection are told"
     book.run(7)
     time.sleep(1.5)
     assert page.locator(".stand-viewer").count() == 2
     page.locator(".stand-viewer").nth(1).scroll_into_view_if_needed()
     time.sleep(1)
-    page.screenshot(path=keep / "lab-two.png")
-    yield "JupyterLab: the same viewer can be shown twice"
+    page.screenshot(path=keep / f"{short}-two.png")
+    yield f"{app}: the same viewer can be shown twice"
     assert all(u.startswith((url, url.replace("http", "ws"), "data:", "blob:")) for u in asked), [u for u in asked if not u.startswith(url)][:5]
-    yield "JupyterLab: nothing was fetched but from the server itself"
+    yield f"{app}: nothing was fetched but from the server itself"
     page.close()
 
 
@@ -551,7 +553,7 @@ return times;"""
 def check_speed(context, lab: Lab, keep: Path):
     notebook(lab.folder / "large.ipynb", "import stand\nfrom test_viewer import large\ncells, section = large()", "viewer = stand.view(cells, section, 'ERBB2')\nviewer")
     page = context.new_page()
-    book = Book(page, lab.url(), "large.ipynb", lab.token)
+    book = Book(page, lab, "large.ipynb")
     book.run(0, 300)
     cell = page.locator(".jp-Notebook .jp-Cell").nth(1)
     cell.locator(".cm-content").first.click()
@@ -657,12 +659,13 @@ def main(args) -> int:
             if "page" in args.parts: run("parts", check_parts(context), count, context, keep)
             if "page" in args.parts: run("page", check_page(context, work, keep), count, context, keep)
             if "page" in args.parts: run("dense screen", check_dense_screen(dense, work, keep), count, dense, keep)
-            if {"lab", "speed"} & set(args.parts):
-                (work / "lab").mkdir()
-                lab = Lab(work / "lab")
+            for app, part in {"JupyterLab": "lab", "Notebook 7": "notebook"}.items():
+                if not {part, "speed" if part == "lab" else part} & set(args.parts): continue
+                (work / part).mkdir()
+                lab = Lab(work / part, app)
                 try:
-                    if "lab" in args.parts: run("JupyterLab", check_lab(context, lab, keep), count, context, keep)
-                    if "speed" in args.parts: run("speed", check_speed(context, lab, keep), count, context, keep)
+                    if part in args.parts: run(app, check_lab(context, lab, keep), count, context, keep)
+                    if part == "lab" and "speed" in args.parts: run("speed", check_speed(context, lab, keep), count, context, keep)
                 finally: lab.close()
         browser.close()
     return 0 if args.figure else finish(count)
@@ -670,7 +673,7 @@ def main(args) -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", default=["page", "lab", "speed"], help="page, lab, speed; by default all")
+    parser.add_argument("parts", nargs="*", default=["page", "lab", "notebook", "speed"], help="page, lab, notebook, speed; by default all")
     parser.add_argument("--if-present", action="store_true", help="skip, rather than fail, without playwright or a browser")
     parser.add_argument("--figure", action="store_true", help="draw figures/viewer.png instead")
     parser.add_argument("--keep", type=Path, help="folder for screenshots")

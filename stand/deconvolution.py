@@ -95,7 +95,7 @@ def deconvolve(
     overlaps, rows, n = spot_overlaps(section), genes_asked(model, genes, len(section.nuclei)), len(model.members)
     spots_without_nuclei(section, overlaps.getnnz(0))
     x, parts = np.zeros((len(section.nuclei), len(rows)), np.float32), _parts_to_be(overlaps, counts[:, rows])
-    sizes, latents, by_program, efficiencies, unexplained = [], [], [], [], []
+    sizes, by_program, efficiencies, unexplained = [], [], [], []
     for i, member in enumerate(model.members):
         programs, size, latent = decode_nuclei(member, model, section)
         with torch.no_grad(): profiles, phi = member.decoder.programs().numpy().T, member.decoder.phi().numpy()
@@ -108,11 +108,12 @@ def deconvolve(
             _add_parts(parts, some, part / n)
         leading = np.intersect1d(member.decoder.leading.numpy(), shared)
         unexplained.append(_unexplained(counts[:, leading], expected * efficiency[:, None], profiles[leading], phi[leading]))
-        sizes.append(size), latents.append(latent), by_program.append(expected), efficiencies.append(efficiency)
-        if i == 0: use = np.empty((len(x), n * programs.shape[1]), np.float32)  # of all members, filled in place: for a million nuclei a copy would take 0.3 GB
-        use[:, i * programs.shape[1]:(i + 1) * programs.shape[1]] = programs / n
-    del programs
-    cells = nuclei_table(model, section, rows, x, use, sizes, latents)
+        sizes.append(size), by_program.append(expected), efficiencies.append(efficiency)
+        if i == 0: use, latents = (np.empty((len(x), n, one.shape[1]), np.float32) for one in (programs, latent))  # filled in place: of a million nuclei a copy would take 0.2 GB
+        latents[:, i] = latent
+        np.divide(programs, n, out=use[:, i])
+        del programs, latent
+    cells = nuclei_table(model, section, rows, x, use.reshape(len(x), -1), sizes, latents.reshape(len(x), -1))
     cells.layers["counts"] = parts
     _keep_spots(cells, section, overlaps, counts, np.intersect1d(rows, shared), np.concatenate(by_program, 1), np.mean(efficiencies, 0), np.mean(unexplained, 0))
     return cells

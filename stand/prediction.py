@@ -54,15 +54,15 @@ def decode_nuclei(
 ) -> tuple[np.ndarray, ...]:  # float32 expected counts of all modelled genes by program (n_nuclei, n_programs + 1), RNA content (n_nuclei,), latent mean (n_nuclei, n_latent)
     "Let one member decode all nuclei."
     _check(model, section)
-    log_area = torch.from_numpy(np.log(section.nuclei["area_um2"].to_numpy() / model.info.median_area_um2).astype(np.float32))
-    parts = []
-    for features, area in zip(torch.from_numpy(section.features).split(_CHUNK), log_area.split(_CHUNK)):
-        mean, _, log_size = member.encoder(member.encoder.whiten(features), area)
-        parts.append((member.decoder(mean), log_size.exp(), mean))
-    use, size, latent = (torch.cat(p).numpy() for p in zip(*parts))
-    use *= size[:, None]
-    use *= _capture(member, model, section) * member.decoder.counts_per_leading.numpy()
-    return use, size, latent
+    log_area = np.log(section.nuclei["area_um2"].to_numpy() / model.info.median_area_um2).astype(np.float32)
+    n, per_program = len(log_area), _capture(member, model, section) * member.decoder.counts_per_leading
+    use, size, latent = torch.empty(n, len(per_program)), torch.empty(n), torch.empty(n, member.encoder.mean.out_features)
+    for start in range(0, n, _CHUNK):  # into what is there: pieces to be joined would leave memory in pieces
+        some = slice(start, start + _CHUNK)
+        latent[some], _, log_size = member.encoder(member.encoder.whiten(torch.from_numpy(section.features[some])), torch.from_numpy(log_area[some]))
+        size[some] = log_size.exp()
+        use[some] = member.decoder(latent[some]) * size[some, None] * per_program
+    return use.numpy(), size.numpy(), latent.numpy()
 
 # %% ../nbs/08c_prediction.ipynb #genes-asked
 log = logging.getLogger("stand")
@@ -98,7 +98,7 @@ def nuclei_table(
     x: np.ndarray,  # (n_nuclei, n_genes) float32
     programs: np.ndarray,  # (n_nuclei, members * (n_programs + 1)) float32 expected counts by program, divided by the number of members
     size: Sequence[np.ndarray],  # RNA content, of each member, as `decode_nuclei` gives it
-    latent: Sequence[np.ndarray],  # latent means, likewise
+    latent: np.ndarray,  # (n_nuclei, members * n_latent) latent means
 ) -> AnnData:
     "Assemble the table of nuclei."
     nuclei, whiten = section.nuclei, model.members[0].encoder.whiten
@@ -115,7 +115,7 @@ def nuclei_table(
     genes = np.asarray(model.info.genes, dtype=object)
     var = dict(phi=phi[rows].mean(1), predictability=model.predictability[rows], trusted=model.trusted()[rows])
     cells = AnnData(x, obs=obs, var=pd.DataFrame(var, index=genes[rows]))
-    cells.obsm = dict(spatial=np.concatenate(centre), X_image=section.features, X_stand=np.concatenate(latent, 1),
+    cells.obsm = dict(spatial=np.concatenate(centre), X_image=section.features, X_stand=latent,
                       X_programs=programs)
     cells.varm = dict(programs=kept[rows], phi=phi[rows])
     cells.uns["stand"] = dict(members=len(size), genes=genes.astype(str), programs=kept, encoder=str(section.encoder), section=section.name)
@@ -138,10 +138,10 @@ def predict_nuclei(
 ) -> AnnData:  # (n_nuclei, n_genes) X float32 expected counts of a nucleus under average capture; rows as `section.nuclei`
     "Predict every nucleus from the image alone."
     model = trained_model(model)
-    each, size, latent = zip(*(decode_nuclei(member, model, section) for member in model.members))
-    programs = np.concatenate(each, 1)
+    each, size, latents = zip(*(decode_nuclei(member, model, section) for member in model.members))
+    programs, latent = np.concatenate(each, 1), np.concatenate(latents, 1)
     programs /= len(each)
-    del each  # what is large is let go as soon as it may
+    del each, latents  # what is large is let go as soon as it may
     rows = genes_asked(model, genes, len(section.nuclei))
     x = programs @ _programs(model)[rows].T
     return nuclei_table(model, section, rows, x, programs, size, latent)
