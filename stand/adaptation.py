@@ -20,7 +20,7 @@ from .io import check_counts
 from .learner import trained_model
 from .trained import TrainedModel
 from .overlap import spot_overlaps
-from .prediction import decode_nuclei
+from .prediction import check_features, decode_nuclei
 
 # %% ../nbs/08d_adaptation.ipynb #modelled-counts
 def modelled_counts(
@@ -105,6 +105,7 @@ def adapt_programs(
 ) -> TrainedModel:  # a copy; the given model stays as it is
     "Let the programs of a model follow what a section's spots have measured."
     model = trained_model(model)
+    check_features(model, section)
     need(section, "spots", "spot_diameter_um", "mpp")
     check_counts(section.spots, section.name, empty=True)
     (counts, shared), overlaps = modelled_counts(model, section), spot_overlaps(section)

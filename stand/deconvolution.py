@@ -21,7 +21,7 @@ from .io import check_counts
 from .learner import trained_model
 from .trained import TrainedModel
 from .overlap import nucleus_spot, spot_overlaps
-from .prediction import decode_nuclei, genes_asked, nuclei_table, spots_without_nuclei
+from .prediction import check_features, decode_nuclei, genes_asked, nuclei_table, spots_without_nuclei
 
 # %% ../nbs/09_deconvolution.ipynb #unexplained
 def _unexplained(counts: csr_matrix, spots: np.ndarray, profiles: np.ndarray, phi: np.ndarray) -> np.ndarray:  # (n_spots,), 0 to 1
@@ -88,6 +88,7 @@ def deconvolve(
 ) -> AnnData:  # as `predict_nuclei`, with X the posterior rates and layers["counts"] the parts of the measured counts, 0 for genes not measured
     "Share out every spot's measured counts to its nuclei, with the image as prior."
     model = trained_model(model)
+    check_features(model, section)
     need(section, "spots", "spot_diameter_um", "mpp")
     check_counts(section.spots, section.name, empty=True)
     if np.isfinite(program_counts): model = adapt_programs(model, section, program_counts)
