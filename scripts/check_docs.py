@@ -1,8 +1,8 @@
 """Check the documentation: `python scripts/check_docs.py`, after `build_docs.py`.
 
-Public names have a docstring and a meaning for every parameter, and stand in the reference; every Python example of README and `docs/*.md` runs,
-page by page and in order, in an empty folder; shell examples name commands and targets that exist; links lead somewhere, pictures say what they
-show; errors that the documentation quotes are errors of the package; words are spelled as words are. The last line counts.
+Public names have a docstring and a meaning for every parameter, and stand in the reference; every example of README and `docs/*.md`, in Python or in a
+shell, runs, page by page and in order, in an empty folder; links lead somewhere, pictures say what they show; errors that the documentation quotes are
+errors of the package; words are spelled as words are. The last line counts.
 
 An example that needs files is prepared by a comment `<!-- set-up ... -->` before it, which readers do not see. One that needs a licence, a network or
 another package comes after `<!-- or: message | another -->`: each of its statements has to succeed or to raise the package's own error with one of these
@@ -19,6 +19,7 @@ import tempfile
 import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from configparser import ConfigParser
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -66,7 +67,7 @@ def parts(page: Path) -> list[tuple[str, int, str]]:  # kind ("python", "shell",
     pattern = marks + r"|^```(?P<language>\w*)\n(?P<code>.*?)^```"
     for m in re.finditer(pattern, text, re.M | re.S):
         body = next(g for g in ("setup", "or", "code") if m[g] is not None)
-        kind = {"setup": "set-up", "code": {"python": "python", "": "shell"}.get(m["language"], "other")}.get(body, body)
+        kind = {"setup": "set-up", "code": {"python": "python", "": "shell", "bash": "shell"}.get(m["language"], "other")}.get(body, body)
         found.append((kind, text.count("\n", 0, m.start(body)), m[body]))
     return found
 
@@ -82,21 +83,34 @@ def run_example(code: str, where: str, space: dict, excuse: str) -> None:
             if not any(text in str(error) for text in excuse.split(" | ")): raise
 
 
+def run_shell(code: str) -> None:
+    "Run an example in bash. `git clone` has this working tree; `make` and `pip install` say what they would do, as .ci/run does it anyway, or it is large."
+    config = ConfigParser()
+    config.read(ROOT / "settings.ini", encoding="utf-8")
+    (settings := Path(".gitconfig").absolute()).write_text(f'[safe]\n  directory = *\n[url "file://{ROOT}"]\n  insteadOf = {config["DEFAULT"]["git_url"]}\n')
+    bin = os.path.dirname(sys.executable)
+    env = os.environ | dict(PATH=f"{bin}{os.pathsep}{os.environ['PATH']}", GIT_CONFIG_GLOBAL=str(settings), MAKEFLAGS="n", PIP_DRY_RUN="1", PIP_NO_DEPS="1")
+    ran = subprocess.run(["bash", "-euo", "pipefail", "-c", code], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if ran.returncode: raise RuntimeError(f"status {ran.returncode}\n{ran.stdout[-3000:]}")
+
+
 def run_page(page: Path) -> int:
     "Run the examples of a page in this process and in the working directory; a line for each; returns 1 if one failed."
     space, excuse = {"__name__": "__main__"}, ""
     where = page.relative_to(ROOT)
     for kind, line, code in parts(page):
         if kind == "or": excuse = code
-        if kind not in ("python", "set-up"): continue
+        if kind not in ("python", "shell", "set-up"): continue
         named = "stand" in space
         if kind == "set-up": exec("import stand", space)
-        try: run_example("\n" * line + code, str(where), space, excuse if kind == "python" else "")
+        try:
+            if kind == "shell": run_shell(code)
+            else: run_example("\n" * line + code, str(where), space, excuse if kind == "python" else "")
         except Exception:
             print(f"failed  {where}:{line + 1}", traceback.format_exc(), sep="\n", flush=True)
             return 1  # what follows builds on it
         if kind == "set-up" and not named: del space["stand"]  # the page has to import it by itself
-        if kind == "python":
+        if kind in ("python", "shell"):
             excuse = ""
             print(f"passed  {where}:{line + 1}", flush=True)
     return 0
@@ -110,7 +124,7 @@ def run_pages(jobs: int) -> None:
     def run(page: Path) -> subprocess.CompletedProcess:
         return subprocess.run([sys.executable, __file__, "--page", str(page)], env=env, capture_output=True, text=True, timeout=900)
 
-    pages = [page for page in PAGES if any(kind == "python" for kind, *_ in parts(page))]
+    pages = [page for page in PAGES if any(kind in ("python", "shell") for kind, *_ in parts(page))]
     with ThreadPoolExecutor(jobs) as pool:
         for page, ran in zip(pages, pool.map(run, pages)):
             lines = [line for line in ran.stdout.splitlines() if line.startswith(("passed ", "failed "))]
@@ -123,7 +137,7 @@ def run_pages(jobs: int) -> None:
 
 
 def odd_commands() -> list[str]:
-    "Shell examples that name targets or options that are not there."
+    "Shell examples that name targets or options that are not there, also where they are not run."
     from stand.cli import _parser
 
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
