@@ -72,14 +72,17 @@ def refine_use(
     "Update nuclei's use of programs from the counts of their spots."
     inside = np.flatnonzero(overlaps.getnnz(1))
     share, total = overlaps[inside], programs[inside].sum(1, keepdims=True)
-    prior = programs[inside] / total
-    use = prior.copy()
+    prior = use = programs[inside] / total
     for _ in range(steps):
-        spots = share.T @ (use * total)  # (n_spots, k), without the spots' efficiency
+        expected = use * total
+        spots = share.T @ expected  # (n_spots, k), without the spots' efficiency
         efficiency = counts.sum(1).A1 / np.maximum(spots.sum(1), 1e-12)
         evidence = over_expected(counts, spots * efficiency[:, None], profiles) @ profiles  # (n_spots, k)
-        given = use * total * (share @ (efficiency[:, None] * evidence))  # counts shared out to nucleus and program
-        use = (given + strength * prior) / (given.sum(1, keepdims=True) + strength)
+        use = share @ (efficiency[:, None] * evidence)  # in place from here on, as there can be a million nuclei
+        use *= expected  # counts shared out to nucleus and program
+        weight = use.sum(1, keepdims=True) + strength
+        use += strength * prior
+        use /= weight
     refined = programs.copy()
     refined[inside] = use * total
     return refined
@@ -102,13 +105,15 @@ def adapt_programs(
     model: Learner | TrainedModel,  # trained or loaded
     section: Section,  # with spots, nuclei and features; one that the model was trained on, or another
     prior_counts: float = 20_000.0,  # how many counts of a program the trained one is worth
+    overlaps: csr_matrix | None = None,  # of `spot_overlaps`, if they are known
 ) -> TrainedModel:  # a copy; the given model stays as it is
     "Let the programs of a model follow what a section's spots have measured."
     model = trained_model(model)
     check_features(model, section)
     need(section, "spots", "spot_diameter_um", "mpp")
     check_counts(section.spots, section.name, empty=True)
-    (counts, shared), overlaps = modelled_counts(model, section), spot_overlaps(section)
+    counts, shared = modelled_counts(model, section)
+    if overlaps is None: overlaps = spot_overlaps(section)
     members = deepcopy(model.members)
     for member in members:
         programs = member.decoder.programs().double().numpy()

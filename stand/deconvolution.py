@@ -91,9 +91,9 @@ def deconvolve(
     check_features(model, section)
     need(section, "spots", "spot_diameter_um", "mpp")
     check_counts(section.spots, section.name, empty=True)
-    if np.isfinite(program_counts): model = adapt_programs(model, section, program_counts)
-    counts, shared = modelled_counts(model, section)
-    overlaps, rows, n = spot_overlaps(section), genes_asked(model, genes, len(section.nuclei)), len(model.members)
+    overlaps = spot_overlaps(section)
+    if np.isfinite(program_counts): model = adapt_programs(model, section, program_counts, overlaps)
+    (counts, shared), rows, n = modelled_counts(model, section), genes_asked(model, genes, len(section.nuclei)), len(model.members)
     spots_without_nuclei(section, overlaps.getnnz(0))
     x, parts = np.zeros((len(section.nuclei), len(rows)), np.float32), _parts_to_be(overlaps, counts[:, rows])
     sizes, by_program, efficiencies, unexplained = [], [], [], []
@@ -114,7 +114,7 @@ def deconvolve(
         latents[:, i] = latent
         np.divide(programs, n, out=use[:, i])
         del programs, latent
-    cells = nuclei_table(model, section, rows, x, use.reshape(len(x), -1), sizes, latents.reshape(len(x), -1))
+    cells = nuclei_table(model, section, rows, x, use.reshape(len(x), -1), sizes, latents.reshape(len(x), -1), overlaps)
     cells.layers["counts"] = parts
     _keep_spots(cells, section, overlaps, counts, np.intersect1d(rows, shared), np.concatenate(by_program, 1), np.mean(efficiencies, 0), np.mean(unexplained, 0))
     return cells

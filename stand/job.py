@@ -111,11 +111,14 @@ def _loaders(section: Section, genes: Sequence[str] | None, plot: Sequence[str],
 
 # %% ../nbs/13c_job.ipynb #wanted-genes
 def _wanted_genes(known: Sequence[str], section: Section, genes: Sequence[str] | None, plot: Sequence[str]) -> list[str]:
-    "Genes for X: those asked for, by default the 1,000 with the most counts; and those to be plotted."
+    "Genes for X: those asked for, by default the 1,000 with the most counts, or as many as fit beside a million nuclei; and those to be plotted."
+    from stand.prediction import genes_that_fit
+
     if genes is not None: return list(dict.fromkeys([*genes, *plot]))
-    if section.spots is None: return list(known)[:1000]
+    if (room := min(1000, genes_that_fit(len(section.nuclei)))) < min(1000, len(known)): log.warning("X holds the %d most abundant of %d genes; name others with genes=, or use expression()", room, len(known))
+    if section.spots is None: return list(known)[:room]
     total = dict(zip(section.spots.var_names, section.spots.X.sum(0).A1 if hasattr(section.spots.X, "toarray") else section.spots.X.sum(0)))
-    return list(dict.fromkeys([*plot, *sorted(known, key=lambda g: -total.get(g, 0))[:1000]]))
+    return list(dict.fromkeys([*plot, *sorted(known, key=lambda g: -total.get(g, 0))[:room]]))
 
 
 def _drawable(plot: Sequence[str], known: Sequence[str]) -> list[str]:
