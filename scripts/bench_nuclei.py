@@ -17,12 +17,13 @@ import numpy as np
 import tifffile
 
 
-def write_large(source: Path, target: Path, copies: int = 8, side: int = 2560) -> None:
-    "Write copies x copies mirrored copies of the middle of a slide as a tiled TIFF with one level of a quarter below."
+def write_large(source: Path, target: Path, copies: int = 8, side: int = 2560, tissue: int | None = None) -> None:
+    "Write copies x copies mirrored copies of the middle of a slide, beyond tissue x tissue of them glass, as a tiled TIFF with one level of a quarter below."
     import stand
     slide = stand.open_slide(source, mpp=0.686)
     piece = slide.read(slide.width // 2 - side // 2, slide.height // 2 - side // 2, side, side)
-    row = lambda i: np.hstack([piece[::(-1) ** i, ::(-1) ** j] for j in range(copies)])
+    glass, has_tissue = np.full_like(piece, 242), lambda i, j: tissue is None or max(i, j) < tissue
+    row = lambda i: np.hstack([piece[::(-1) ** i, ::(-1) ** j] if has_tissue(i, j) else glass for j in range(copies)])
     small = lambda rows: rows.reshape(len(rows) // 4, 4, -1, 4, 3).mean((1, 3)).astype(np.uint8)
     tiles = (rows[y:y + 512, x:x + 512] for rows in map(row, range(copies)) for y in range(0, side, 512) for x in range(0, side * copies, 512))
     options = dict(tile=(512, 512), photometric="rgb", metadata=None, compression="zlib", resolution=(1e4 / 0.686,) * 2, resolutionunit="CENTIMETER")

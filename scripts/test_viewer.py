@@ -375,6 +375,15 @@ def check_page(context, work: Path, keep: Path):
     assert shown.js("return v.limits()")[1] == 7.5
     shown.set(vmin=None, vmax=None, limits=[1, 99])
     yield "limits follow the slider, and a value that is typed"
+    shown.js("v.root.style.display = 'none'; v.state.set('view_um', value); v.look(value);", [60, 60, 120])
+    time.sleep(0.5)  # longer than it takes to tell Python of a view
+    assert shown.js("return v.state.get('view_um')") == [60, 60, 120]
+    shown.js("v.root.style.display = '';")
+    shown.settle()
+    assert np.allclose(shown.js("return v.view()"), [60, 60, 120], atol=0.5), shown.js("return v.view()")
+    shown.js("v.fit();")
+    shown.settle()
+    yield "a view that is set while the viewer is hidden is there when it is seen again"
     shown.js("const lose = v.gl.getExtension('WEBGL_lose_context'); lose.loseContext(); setTimeout(() => lose.restoreContext(), 200);")
     time.sleep(1)
     shown.settle()

@@ -286,7 +286,7 @@ def _write(out: Path, table: pd.DataFrame, jobs: list[dict], ablated: list[str])
     rest = summary[~summary.index.get_level_values("method").isin(ablated)]
     pictures = {"spots": (rest, ["proportion", "log-normalised", "CRPS"]), "nuclei": (rest, ["nuclei, markers", "nuclei, all genes"]), "ablations": (parts, ["proportion", "CRPS"])}
     manifest = dict(versions=dict(stand=__version__, python=platform.python_version()) | {p: version(p) for p in ("torch", "numpy", "scipy", "scikit-learn", "fastai")},
-                    cores=os.cpu_count(), threads=torch.get_num_threads(), system=platform.system(), processor=platform.machine(),
+                    cores=os.cpu_count(), threads=torch.get_num_threads(), system=platform.system(), processor=f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
                     seeds=sorted({j["seed"] for j in jobs}), jobs=[{k: v for k, v in j.items() if k != "rows"} for j in jobs])
     texts = {"scores.csv": table.to_csv(index=False), "summary.csv": summary.round(4).to_csv(), "manifest.json": json.dumps(manifest, indent=1)}
     for name, text in texts.items():

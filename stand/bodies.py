@@ -10,7 +10,6 @@ __all__ = ['DEFAULT_ENCODER', 'LITE', 'STRIDES', 'lite_weights', 'Body', 'load_b
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
 from importlib.resources import files
 from itertools import pairwise
@@ -121,9 +120,8 @@ def folded(
     return net
 
 
-@cache
 def _lite0_session(threads: int) -> InferenceSession:  # "rgb" (n, 3, h, w), sides multiples of 32, to "stride4", "stride8", "stride16"
-    "Load the maps of EfficientNet-Lite0 that come with the package, once."
+    "Load the maps of EfficientNet-Lite0 that come with the package: 20 ms, and half a GB of working memory until it is let go."
     options = SessionOptions()
     options.intra_op_num_threads = threads
     options.enable_mem_pattern = False  # it would keep a plan, and the memory for it, for each of the many sizes of tile

@@ -85,13 +85,14 @@ def deconvolve(
     prior_counts: float = 10.0,  # how many counts the image is worth when programs are refined; infinity for no refinement
     steps: int = 10,  # of expectation-maximisation
     program_counts: float = 20_000.0,  # how many counts a trained program is worth when programs follow the section's own (`adapt_programs`); infinity to keep them
+    overlaps: csr_matrix | None = None,  # of `spot_overlaps`, if they are known; then only the middles of the outlines matter
 ) -> AnnData:  # as `predict_nuclei`, with X the posterior rates and layers["counts"] the parts of the measured counts, 0 for genes not measured
     "Share out every spot's measured counts to its nuclei, with the image as prior."
     model = trained_model(model)
     check_features(model, section)
     need(section, "spots", "spot_diameter_um", "mpp")
     check_counts(section.spots, section.name, empty=True)
-    overlaps = spot_overlaps(section)
+    if overlaps is None: overlaps = spot_overlaps(section)
     if np.isfinite(program_counts): model = adapt_programs(model, section, program_counts, overlaps)
     (counts, shared), rows, n = modelled_counts(model, section), genes_asked(model, genes, len(section.nuclei)), len(model.members)
     spots_without_nuclei(section, overlaps.getnnz(0))

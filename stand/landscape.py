@@ -7,7 +7,6 @@ __all__ = ['draw_landscape', 'labels_of_landscape', 'ink_mask', 'slide_bounds', 
            'landscape_labels']
 
 # %% ../nbs/03f_landscape.ipynb #5e3444c6
-from functools import cache
 from importlib.resources import files
 
 import numpy as np
@@ -84,11 +83,10 @@ def normalised(
     return rgb * scale - bounds[0] * scale
 
 # %% ../nbs/03f_landscape.ipynb #landscape-session
-@cache
 def landscape_session(
     threads: int = 0,  # that one call uses; 0: one a processor
 ) -> InferenceSession:  # scaled RGB "rgb" (1, 3, h, w), sides multiples of 16, to nucleus and depth (1, 2, h, w), 0 to 1
-    "Load the network that comes with the package, once."
+    "Load the network that comes with the package: 20 ms, and some hundred MB of working memory until it is let go."
     options = SessionOptions()
     options.intra_op_num_threads = threads
     providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in get_available_providers()]
@@ -97,19 +95,19 @@ def landscape_session(
 
 def _draw(
     image: np.ndarray,  # (h, w, 3) float32 of `normalised`
-    threads: int = 0,  # of `landscape_session`
+    session: InferenceSession | None = None,  # of `landscape_session`; by default made for this image
 ) -> np.ndarray:  # (2, h, w) float32
     "Let the network draw the landscape of an image."
     h, w = image.shape[:2]
     padded = np.pad(image, ((0, -h % 16), (0, -w % 16), (0, 0)), mode="edge")
-    return landscape_session(threads).run(None, {"rgb": padded.transpose(2, 0, 1)[None]})[0][0, :, :h, :w]
+    return (session or landscape_session()).run(None, {"rgb": padded.transpose(2, 0, 1)[None]})[0][0, :, :h, :w]
 
 # %% ../nbs/03f_landscape.ipynb #landscape-labels
 def landscape_labels(
     rgb: np.ndarray,  # (h, w, 3) uint8
     mpp: float,  # µm per pixel, 0.25 to 1.2
     bounds: np.ndarray,  # (2, 3) of `slide_bounds`
-    threads: int = 0,  # that the network may use; 0: one a processor
+    session: InferenceSession | None = None,  # of `landscape_session`; by default made for this image
     frame: int = 0,  # pixels at each side that are only seen, not labelled
 ) -> np.ndarray:  # (h, w) int32, 0 = background
     "Label the nuclei of an image by the landscape that the network draws."
@@ -118,4 +116,4 @@ def landscape_labels(
     zoom = 2 if mpp > 0.75 else 1
     if zoom > 1: image = ndimage.zoom(image, (zoom, zoom, 1), order=1, mode="nearest", grid_mode=True)
     inner = slice(frame * zoom, -frame * zoom or None)
-    return np.pad(labels_of_landscape(*_draw(image, threads)[:, inner, inner], mpp / zoom)[::zoom, ::zoom], frame)
+    return np.pad(labels_of_landscape(*_draw(image, session)[:, inner, inner], mpp / zoom)[::zoom, ::zoom], frame)

@@ -139,7 +139,8 @@ def _scene(section: Section) -> dict | None:
     "Make scanpy's entry for plotting on the tissue: a small image, its scale, and the size of a nucleus."
     if section.slide is None: return None
     image, scale = section.slide.thumbnail(1000)
-    diameter = float(2 * np.sqrt(np.median(section.nuclei.area) / np.pi))
+    areas = section.nuclei["area_um2"] / section.mpp**2 if section.mpp else section.nuclei.area
+    diameter = float(2 * np.sqrt(np.median(areas) / np.pi))
     return dict(images=dict(hires=image), scalefactors=dict(tissue_hires_scalef=scale, spot_diameter_fullres=diameter))
 
 # %% ../nbs/08c_prediction.ipynb #predict-nuclei

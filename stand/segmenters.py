@@ -15,7 +15,7 @@ import numpy as np
 from .classical import classical_labels
 from .core import StandError, check_mpp, unknown_name
 from .dyes import Stains, estimate_stains
-from .landscape import landscape_labels, slide_bounds
+from .landscape import landscape_labels, landscape_session, slide_bounds
 
 # %% ../nbs/03h_segmenters.ipynb #segmenter
 METHODS = ("watershed", "classical", "instanseg", "stardist", "cellpose")  # ways to find nuclei
@@ -32,7 +32,7 @@ def segmenter(
 ) -> Callable[[np.ndarray], np.ndarray]:  # from (h, w, 3) uint8 to (h, w) int32 labels, 0 = background
     "Make the function that finds nuclei on a slide."
     if method not in METHODS: raise unknown_name("segmentation method", method, METHODS)
-    if method == "watershed": return partial(landscape_labels, mpp=mpp, bounds=slide_bounds(sample, mpp), threads=threads, frame=frame)
+    if method == "watershed": return partial(landscape_labels, mpp=mpp, bounds=slide_bounds(sample, mpp), session=landscape_session(threads), frame=frame)
     if method == "classical": return partial(classical_labels, mpp=mpp, stains=stains or estimate_stains(sample))
     from stand import networks  # which loads torch, so only when asked for
     return getattr(networks, f"{method}_segmenter")(sample, mpp, weights)

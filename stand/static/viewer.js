@@ -255,6 +255,7 @@ class Viewer {
   }
 
   move(goal, smoothly = false) {
+    if (!this.width) { this.unseen = true; return; }  // hidden, or taken off the page: to be looked at when it has a size again
     this.goal = this.bounded(goal);
     if (!smoothly || !this.camera) this.camera = {...this.goal};
     this.moved = performance.now();
@@ -262,7 +263,7 @@ class Viewer {
     clearTimeout(this.later);
     this.later = setTimeout(() => {
       const view = this.view(), told = this.state.get("view_um");
-      if (!this.gone && !alike(view, told)) this.state.set("view_um", this.sent = view);
+      if (!this.gone && this.width && !alike(view, told)) this.state.set("view_um", this.sent = view);
     }, 150);
   }
 
@@ -298,7 +299,12 @@ class Viewer {
     return !near;
   }
 
-  resized() { if (this.camera) this.move(this.goal); }
+  resized() {
+    if (!this.unseen) { if (this.camera) this.move(this.goal); return; }
+    this.unseen = false;
+    this.sent = null;
+    this.look(this.state.get("view_um"));
+  }
 
   // ---- WebGL
 
