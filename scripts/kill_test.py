@@ -26,19 +26,20 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import stand
-from stand import bags, context, deconvolution, learner, model, nuclei, plot, resume  # noqa: F401, imported once, not in every child
 from stand.job import run
+
+SERVER = multiprocessing.get_context("forkserver")  # it has imported what the job needs, and used none of torch's threads, which a fork would not have
 
 
 def job(out: Path, size_px: int, epochs: int) -> None:
-    "Do the whole job; nothing of torch or of its threads was used before in this process."
+    "Do the whole job."
     sys.stderr = open(os.devnull, "w")
     run(stand.datasets.simulated(0, size_px=size_px), out, plot=["ERBB2"], epochs=epochs, progress=False)
 
 
 def start(*args) -> multiprocessing.Process:
     "Start the job in a process of its own."
-    process = multiprocessing.get_context("fork").Process(target=job, args=args)
+    process = SERVER.Process(target=job, args=args)
     process.start()
     return process
 
@@ -89,6 +90,7 @@ def main() -> None:
     add("--size-px", type=int, default=600, help="side of the section (default: %(default)s)")
     add("--epochs", type=int, default=20, help="of training (default: %(default)s)")
     args = parser.parse_args()
+    SERVER.set_forkserver_preload([f"stand.{name}" for name in "bags context deconvolution learner model nuclei plot resume job".split()])
     draw, settings, good = random.Random(args.seed), (args.size_px, args.epochs), 0
     with tempfile.TemporaryDirectory() as home:
         reference, began = Path(home) / "undisturbed", time.monotonic()
