@@ -49,8 +49,10 @@ from PIL import Image
 from scipy.sparse import csr_matrix
 
 import stand
-from stand import archive, encoder, model
+from stand import archive, encoder
 from stand.cells import xenium_alignment
+from stand.model import StandModel
+from stand.trained import ModelInfo, TrainedModel
 
 # --- valid inputs, each a folder with the file that is to be changed -------------------------------------------------------------------------
 
@@ -190,8 +192,8 @@ def ramp() -> np.ndarray:
 
 def write_model(folder: Path) -> None:
     about = dict(n_features=6, n_genes=4, n_sections=1, n_programs=2, n_components=3, n_hidden=4, n_latent=2)
-    info = model.ModelInfo(["A", "B", "C", "D"], ["s"], "given", 40.0, about)
-    model.TrainedModel([model.StandModel(**about)], info).save(folder / "model")
+    info = ModelInfo(["A", "B", "C", "D"], ["s"], "given", 40.0, about)
+    TrainedModel([StandModel(**about)], info).save(folder / "model")
 
 
 def write_encoder(folder: Path) -> None:

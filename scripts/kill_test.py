@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")  # the killed leave semaphores, which it removes
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -34,6 +35,7 @@ SERVER = multiprocessing.get_context("forkserver")  # it has imported what the j
 def job(out: Path, size_px: int, epochs: int) -> None:
     "Do the whole job."
     sys.stderr = open(os.devnull, "w")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts this in the background has it ignored
     run(stand.datasets.simulated(0, size_px=size_px), out, plot=["ERBB2"], epochs=epochs, progress=False)
 
 
