@@ -19,7 +19,7 @@ from .decoder import solve_programs
 from .io import check_counts
 from .learner import trained_model
 from .trained import TrainedModel
-from .overlap import spot_overlaps
+from .overlap import known_overlaps
 from .prediction import check_features, decode_nuclei
 
 # %% ../nbs/08d_adaptation.ipynb #modelled-counts
@@ -113,7 +113,7 @@ def adapt_programs(
     need(section, "spots", "spot_diameter_um", "mpp")
     check_counts(section.spots, section.name, empty=True)
     counts, shared = modelled_counts(model, section)
-    if overlaps is None: overlaps = spot_overlaps(section)
+    overlaps = known_overlaps(section, overlaps)
     members = deepcopy(model.members)
     for member in members:
         programs = member.decoder.programs().double().numpy()

@@ -20,7 +20,7 @@ from .core import Section, need
 from .io import check_counts
 from .learner import trained_model
 from .trained import TrainedModel
-from .overlap import nucleus_spot, spot_overlaps
+from .overlap import known_overlaps, nucleus_spot
 from .prediction import check_features, decode_nuclei, genes_asked, nuclei_table, spots_without_nuclei
 
 # %% ../nbs/09_deconvolution.ipynb #unexplained
@@ -92,7 +92,7 @@ def deconvolve(
     check_features(model, section)
     need(section, "spots", "spot_diameter_um", "mpp")
     check_counts(section.spots, section.name, empty=True)
-    if overlaps is None: overlaps = spot_overlaps(section)
+    overlaps = known_overlaps(section, overlaps)
     if np.isfinite(program_counts): model = adapt_programs(model, section, program_counts, overlaps)
     (counts, shared), rows, n = modelled_counts(model, section), genes_asked(model, genes, len(section.nuclei)), len(model.members)
     spots_without_nuclei(section, overlaps.getnnz(0))

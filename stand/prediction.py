@@ -22,7 +22,7 @@ from .core import Section, StandError, gene_index, need
 from .learner import trained_model
 from .likelihood import expected_log1p
 from .model import StandModel
-from .overlap import nucleus_spot, spot_overlaps
+from .overlap import known_overlaps, nucleus_spot, spot_overlaps
 from .trained import TrainedModel
 
 # %% ../nbs/08c_prediction.ipynb #check
@@ -118,8 +118,7 @@ def nuclei_table(
         log.warning("section %r: %.0f %% of the nuclei look unlike those the model was trained on (obs['strangeness'] > 1; of those, 1 %% do)", section.name, 100 * share)
     obs = pd.DataFrame(dict(area_um2=nuclei["area_um2"].to_numpy(), size=np.mean(size, 0), strangeness=strange), index=nuclei.index.astype(str))
     located = section.spots is not None and section.spot_diameter_um is not None
-    if located and overlaps is None: overlaps = spot_overlaps(section)
-    where, overlap = nucleus_spot(overlaps) if located else (np.full(len(nuclei), -1), np.zeros(len(nuclei)))
+    where, overlap = nucleus_spot(known_overlaps(section, overlaps)) if located else (np.full(len(nuclei), -1), np.zeros(len(nuclei)))
     names = np.asarray(section.spots.obs_names if located else [], dtype=object)
     obs.insert(0, "spot", pd.Categorical.from_codes(where, names) if located else pd.Categorical.from_codes(where, []))
     obs.insert(1, "overlap", overlap)
